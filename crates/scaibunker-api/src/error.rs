@@ -1,0 +1,117 @@
+//! Error codes that clients branch on, and the body that carries them.
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+macro_rules! error_codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident;)*) => {
+        /// The stable name of a failure; the HTTP status follows from it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum ErrorCode {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl ErrorCode {
+            /// Every code there is, in the order of their declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The code as it appears on the wire.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The HTTP status an answer with this code has.
+            #[must_use]
+            pub fn http_status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)* }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The body, query or path does not have the documented shape.
+    ValidationError = "VALIDATION_ERROR", UNPROCESSABLE_ENTITY;
+    /// The body is not JSON at all, or too large to be read.
+    BadRequest = "BAD_REQUEST", BAD_REQUEST;
+    /// No credential, or one that is not accepted.
+    Unauthorized = "UNAUTHORIZED", UNAUTHORIZED;
+    /// A known caller without the permission the call needs.
+    Forbidden = "FORBIDDEN", FORBIDDEN;
+    /// No such route, or an object the caller cannot see.
+    NotFound = "NOT_FOUND", NOT_FOUND;
+    /// The route exists, but not with this method.
+    MethodNotAllowed = "METHOD_NOT_ALLOWED", METHOD_NOT_ALLOWED;
+    /// The body is larger than the route takes.
+    PayloadTooLarge = "PAYLOAD_TOO_LARGE", PAYLOAD_TOO_LARGE;
+    /// The image does not exist for this caller.
+    ImageNotFound = "IMAGE_NOT_FOUND", NOT_FOUND;
+    /// The network profile is not available to this caller.
+    NetworkProfileDenied = "NETWORK_PROFILE_DENIED", FORBIDDEN;
+    /// The lifecycle mode is not available to this caller.
+    LifecycleModeDenied = "LIFECYCLE_MODE_DENIED", FORBIDDEN;
+    /// `interfaces` given with a profile other than `transit`.
+    InterfacesNotAllowed = "INTERFACES_NOT_ALLOWED", UNPROCESSABLE_ENTITY;
+    /// `transit` without `interfaces`.
+    TransitMissingInterfaces = "TRANSIT_MISSING_INTERFACES", UNPROCESSABLE_ENTITY;
+    /// The allowlist is missing, empty or has an entry that is not a host name.
+    AllowlistInvalid = "ALLOWLIST_INVALID", UNPROCESSABLE_ENTITY;
+    /// No worker has enough of some resource free.
+    WorkerUnavailable = "WORKER_UNAVAILABLE", SERVICE_UNAVAILABLE;
+    /// No eligible worker has the image ready.
+    NoSuitableWorker = "NO_SUITABLE_WORKER", SERVICE_UNAVAILABLE;
+    /// The worker could not start the microVM.
+    ProvisioningFailed = "PROVISIONING_FAILED", BAD_GATEWAY;
+    /// The bunker is not in the state `running`.
+    BunkerNotRunning = "BUNKER_NOT_RUNNING", CONFLICT;
+    /// The bunker died while the request was under way.
+    BunkerLost = "BUNKER_LOST", BAD_GATEWAY;
+    /// The worker and controller speak different protocol versions.
+    ProtocolMismatch = "PROTOCOL_MISMATCH", CONFLICT;
+    /// A bound of the service was reached; trying again later can succeed.
+    RateLimited = "RATE_LIMITED", TOO_MANY_REQUESTS;
+    /// The process is shutting down.
+    ShuttingDown = "SHUTTING_DOWN", SERVICE_UNAVAILABLE;
+    /// A bug or a broken dependency; the log has the cause under the request id.
+    Internal = "INTERNAL", INTERNAL_SERVER_ERROR;
+}
+
+/// One thing that is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    pub field: String,
+    pub message: String,
+}
+
+/// The `error` member of an error envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{}: {message}", code.as_str())]
+pub struct ErrorBody {
+    pub code: ErrorCode,
+    /// Names the cause and the next step.
+    pub message: String,
+    /// Seconds after which the same call may succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<ErrorDetail>,
+}
+
+impl ErrorBody {
+    /// An error without details.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retry_after: None, details: Vec::new() }
+    }
+
+    /// A [`ErrorCode::ValidationError`] about one field.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        let (field, message) = (field.into(), message.into());
+        Self {
+            code: ErrorCode::ValidationError,
+            message: format!("`{field}`: {message}"),
+            retry_after: None,
+            details: vec![ErrorDetail { field, message }],
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! One command.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Grace between SIGTERM and SIGKILL when a command reaches its time limit, in milliseconds.
+pub const KILL_GRACE_MS: u64 = 5_000;
+
+/// What to run. `argv` is never empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// Names the exec in the agent's log and its cgroup; `[a-z0-9_]` only.
+    pub exec_id: String,
+    pub request_id: String,
+    pub argv: Vec<String>,
+    /// `None`: the user's home directory.
+    pub cwd: Option<String>,
+    pub env: BTreeMap<String, String>,
+    /// Name or `uid[:gid]`, looked up in the bunker's own passwd file.
+    pub user: String,
+    pub timeout_ms: u64,
+}
+
+/// The command runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    pub pid: u32,
+}
+
+/// The command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// As a shell would report it: 128 + signal, 127 not found, 126 not executable.
+    pub exit_code: i32,
+    /// Number of the signal that ended the command.
+    pub signal: Option<i32>,
+    pub timed_out: bool,
+    pub oom_killed: bool,
+    pub duration_ms: u64,
+}

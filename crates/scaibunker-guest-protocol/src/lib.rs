@@ -1,0 +1,40 @@
+//! What the worker and the guest agent say to each other over the channel.
+//!
+//! The channel is HTTP/2 on a virtio-serial port named [`PORT_NAME`]; the agent serves:
+//!
+//! | route | does |
+//! | --- | --- |
+//! | `GET /ping` | 204; tells the host that the session is up |
+//! | `POST /prepare` | [`identity::Prepare`] → mounts the scratch disk, switches root, becomes unique; 204 |
+//! | `POST /identify` | [`identity::Identity`] → new entropy, clock and names; 204 |
+//! | `POST /exec` | exec frames both ways, see [`frame`] |
+//! | `GET /log` | the agent's own log lines, newline-delimited JSON ([`log::LogLine`]), without end |
+//!
+//! A failure is [`GuestError`] as JSON with status 4xx or 5xx. Nothing the guest says is trusted
+//! by the host: every frame and every body is bounded.
+
+pub mod exec;
+pub mod frame;
+pub mod identity;
+pub mod log;
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the virtio-serial port that carries the channel.
+pub const PORT_NAME: &str = "scaibunker.agent";
+
+/// Name of the read-only disk with the image, as its virtio serial number.
+pub const BASE_DISK_SERIAL: &str = "base";
+
+/// Name of the bunker's own writable disk, as its virtio serial number.
+pub const SCRATCH_DISK_SERIAL: &str = "scratch";
+
+/// Largest JSON body either side reads, in bytes.
+pub const MAX_JSON_BYTES: usize = 2 * 1024 * 1024;
+
+/// Why the agent could not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct GuestError {
+    pub message: String,
+}
