@@ -1,0 +1,106 @@
+//! Engines make microVMs. Nothing outside this module knows a VMM's name.
+
+pub mod qemu;
+
+use std::{fs::File, io, os::fd::OwnedFd, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::net::UnixStream;
+
+use crate::{
+    assets::BakedImage,
+    jail::{JailError, JailedProcess},
+    vm_home::VmHome,
+};
+
+/// What microVMs must share to be clones of one template.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Shape {
+    pub image: String,
+    pub vcpus: u32,
+    pub memory_mb: u32,
+}
+
+/// A booted and stopped microVM that clones continue from.
+///
+/// The memory is sealed against writing, so a clone that breaks out of its VMM still cannot
+/// change what its siblings start from.
+#[derive(Debug)]
+pub struct Template {
+    pub shape: Shape,
+    pub image: BakedImage,
+    /// Guest memory, a sealed memory file that clones map privately.
+    pub memory: OwnedFd,
+    /// Device state, as the engine wrote it.
+    pub state: File,
+}
+
+/// A place for one microVM: what the host has set aside for it.
+pub struct Seat<'a> {
+    pub home: &'a VmHome,
+    /// The writable disk.
+    pub scratch: File,
+    pub disk_mb: u32,
+    pub uid_slot: u32,
+    pub cgroup: Option<&'a crate::jail::Cgroup>,
+}
+
+/// The engine could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    #[error("cannot {what}")]
+    Io { what: &'static str, source: io::Error },
+    #[error("the VMM refused `{command}`: {message}")]
+    Refused { command: &'static str, message: String },
+    #[error("the VMM broke its control protocol: {0}")]
+    Protocol(String),
+    #[error("no answer within {limit_s} s while waiting to {what}{hint}")]
+    Timeout { what: &'static str, limit_s: u64, hint: String },
+    #[error("the VMM ended: {reason}; it said: {stderr}")]
+    Ended { reason: String, stderr: String },
+}
+
+/// Makes microVMs.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Such as `qemu 7.2.22 (tcg)`.
+    fn describe(&self) -> String;
+
+    /// Boots the image until its agent answers, stops it and keeps memory and device state.
+    async fn boot_template(&self, shape: &Shape, image: &BakedImage) -> Result<Template, EngineError>;
+
+    /// Starts a VMM for a clone, without restoring it yet.
+    async fn spawn_clone(
+        &self,
+        template: &Arc<Template>,
+        seat: Seat<'_>,
+    ) -> Result<Box<dyn MicroVm>, EngineError>;
+
+    /// Takes over a VMM that an earlier server started.
+    async fn adopt(&self, process: JailedProcess) -> Result<Box<dyn MicroVm>, EngineError>;
+}
+
+/// One VMM and the microVM in it. Dropping it kills both.
+#[async_trait]
+pub trait MicroVm: Send + Sync {
+    /// Loads the template's state; the guest stands still afterwards.
+    async fn restore(&mut self, template: &Template) -> Result<(), EngineError>;
+    /// Lets the guest run.
+    async fn resume(&mut self) -> Result<(), EngineError>;
+    /// Stops the guest.
+    async fn pause(&mut self) -> Result<(), EngineError>;
+    /// Gives up the control connection and keeps the process.
+    fn into_process(self: Box<Self>) -> JailedProcess;
+    /// The process, for its pid and its end.
+    fn process(&self) -> &JailedProcess;
+}
+
+/// Connects to the guest agent's port.
+pub async fn channel(home: &VmHome) -> io::Result<UnixStream> {
+    home.connect(AGENT_SOCKET).await
+}
+
+/// File name of the agent's socket in a VM's directory.
+pub const AGENT_SOCKET: &str = "agent.sock";

@@ -1,0 +1,135 @@
+//! QEMU's command line. Template and clone must agree on every device, or the state won't load.
+
+use std::ffi::{CString, NulError};
+
+use super::{Accelerator, tsc};
+use crate::{engine::Shape, jail::FIRST_FD};
+
+/// The descriptors a VMM gets, in this order.
+#[derive(Debug, Clone, Copy)]
+#[repr(i32)]
+pub enum PassedFile {
+    Qmp,
+    Agent,
+    Memory,
+    Base,
+    Scratch,
+    Vmlinux,
+    Initramfs,
+}
+
+impl PassedFile {
+    fn number(self) -> i32 {
+        FIRST_FD + self as i32
+    }
+
+    fn path(self) -> String {
+        format!("/proc/self/fd/{}", self.number())
+    }
+}
+
+/// Translated code a VMM keeps, in MiB: what is used of it counts as the bunker's memory.
+const TCG_CACHE_MB: u32 = 64;
+
+/// What the line is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Writes its memory to the shared file.
+    Template,
+    /// Maps the file privately and waits for a state to load.
+    Clone,
+}
+
+/// The arguments after the program's name.
+pub fn arguments(
+    name: &str,
+    shape: &Shape,
+    accelerator: Accelerator,
+    role: Role,
+) -> Result<Vec<CString>, NulError> {
+    let (share, memory_mb, vcpus) = (role == Role::Template, shape.memory_mb, shape.vcpus);
+    let on_off = |on| if on { "on" } else { "off" };
+    let mut args: Vec<String> = Vec::new();
+    let mut add = |parts: &[&str]| args.extend(parts.iter().map(|&part| part.to_owned()));
+
+    add(&["-name", name, "-M", "microvm,acpi=on,memory-backend=ram0,dump-guest-core=off"]);
+    match accelerator {
+        Accelerator::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
+        Accelerator::Tcg => {
+            let thread = if vcpus > 1 { "multi" } else { "single" };
+            add(&["-accel", &format!("tcg,thread={thread},tb-size={TCG_CACHE_MB}"), "-cpu", "max"]);
+        }
+    }
+    add(&["-m", &format!("{memory_mb}M"), "-smp", &vcpus.to_string()]);
+    add(&[
+        "-object",
+        &format!(
+            "memory-backend-file,id=ram0,size={memory_mb}M,mem-path={},share={},prealloc=off",
+            PassedFile::Memory.path(),
+            on_off(share)
+        ),
+    ]);
+    add(&[
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]);
+    add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    add(&["-kernel", &PassedFile::Vmlinux.path(), "-initrd", &PassedFile::Initramfs.path()]);
+    add(&["-append", &kernel_command_line(accelerator)]);
+    for (file, node, read_only) in
+        [(PassedFile::Base, "base", true), (PassedFile::Scratch, "scratch", false)]
+    {
+        add(&[
+            "-blockdev",
+            &format!(
+                "driver=raw,node-name={node},read-only={},file.driver=file,file.filename={},file.locking=off",
+                on_off(read_only),
+                file.path()
+            ),
+        ]);
+        add(&["-device", &format!("virtio-blk-device,drive={node},serial={node}")]);
+    }
+    add(&["-device", "virtio-serial-device"]);
+    for (file, id) in [(PassedFile::Agent, "agent"), (PassedFile::Qmp, "qmp")] {
+        let fd = file.number();
+        add(&["-chardev", &format!("socket,id={id},fd={fd},server=on,wait=off")]);
+    }
+    let port = scaibunker_guest_protocol::PORT_NAME;
+    add(&["-device", &format!("virtserialport,chardev=agent,name={port},nr=1")]);
+    add(&["-mon", "chardev=qmp,mode=control"]);
+    if role == Role::Clone {
+        add(&["-incoming", "defer", "-S"]);
+    }
+    args.into_iter().map(CString::new).collect()
+}
+
+/// `tsc_early_khz`: under tcg the guest's counter ticks at the host's rate, and the guest has
+/// nothing to measure it against. `mitigations=off`: emulated code cannot speculate.
+fn kernel_command_line(accelerator: Accelerator) -> String {
+    let common = "quiet loglevel=0 reboot=t panic=-1";
+    match accelerator {
+        Accelerator::Kvm => common.to_owned(),
+        Accelerator::Tcg => format!(
+            "{common} mitigations=off no_timer_check nokaslr tsc=reliable tsc_early_khz={}",
+            tsc::host_khz()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn template_and_clone_differ_only_in_sharing_and_waiting() {
+        let shape = Shape { image: "busybox".into(), vcpus: 1, memory_mb: 256 };
+        let line = |role| {
+            let args = arguments("vm", &shape, Accelerator::Kvm, role).unwrap();
+            args.iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let mut clone = line(Role::Clone);
+        clone.truncate(clone.len() - 3);
+        let clone: Vec<_> = clone.iter().map(|arg| arg.replace("share=off", "share=on")).collect();
+        assert_eq!(line(Role::Template), clone);
+    }
+}

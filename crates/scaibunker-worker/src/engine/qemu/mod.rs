@@ -1,0 +1,295 @@
+//! QEMU's `microvm` machine: kvm where it really works, else tcg.
+
+mod command;
+mod qmp;
+mod tsc;
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use scaibunker_api::ids::VmId;
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout};
+
+use self::{
+    command::{Role, arguments},
+    qmp::Qmp,
+};
+use super::{AGENT_SOCKET, Engine, EngineError, MicroVm, Seat, Shape, Template};
+use crate::{
+    assets::{BakedImage, Kernel},
+    channel::GuestChannel,
+    jail::{self, JailSpec, JailedProcess, Privilege},
+    scratch::DEVICE_BYTES,
+    vm_home::{VmHome, VmRecord},
+};
+
+const QMP_SOCKET: &str = "qmp.sock";
+
+/// A template boots in 1–3 s; a loaded host or a kvm that interprets takes longer.
+const BOOT_LIMIT: Duration = Duration::from_secs(60);
+const MIGRATE_LIMIT: Duration = Duration::from_secs(20);
+/// QEMU has no event for the end of a fast load that is cheaper than asking.
+const POLL_INTERVAL: Duration = Duration::from_micros(500);
+
+/// How guest code is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    Kvm,
+    Tcg,
+}
+
+impl Accelerator {
+    /// As it appears to operators.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// The engine; cheap to share.
+#[derive(Debug)]
+pub struct Qemu {
+    pub program: PathBuf,
+    pub version: String,
+    pub accelerator: Accelerator,
+    pub kernel: Kernel,
+    /// Empty directory for the jails' roots.
+    pub jail_root: PathBuf,
+    /// Where template homes are made while they boot.
+    pub vms_dir: PathBuf,
+}
+
+fn io_failed(what: &'static str) -> impl FnOnce(io::Error) -> EngineError {
+    move |source| EngineError::Io { what, source }
+}
+
+impl Qemu {
+    /// Starts a VMM in its jail, listening on both sockets.
+    async fn spawn(
+        &self,
+        shape: &Shape,
+        image: &BakedImage,
+        memory: OwnedFd,
+        role: Role,
+        seat: Seat<'_>,
+    ) -> Result<QemuVm, EngineError> {
+        let open = |path: &PathBuf, what| File::open(path).map(OwnedFd::from).map_err(io_failed(what));
+        let files = vec![
+            seat.home.listen(QMP_SOCKET).map_err(io_failed("listen for the control connection"))?,
+            seat.home.listen(AGENT_SOCKET).map_err(io_failed("listen for the agent"))?,
+            memory,
+            open(&image.path, "open the image")?,
+            seat.scratch.into(),
+            open(&self.kernel.vmlinux, "open the kernel")?,
+            open(&self.kernel.initramfs, "open the initramfs")?,
+        ];
+        let name = format!("scaibunker-{}", seat.home.name());
+        let nul = |e: std::ffi::NulError| io_failed("build the command line")(e.into());
+        let devices = match self.accelerator {
+            Accelerator::Kvm => vec![PathBuf::from("/dev/kvm")],
+            Accelerator::Tcg => Vec::new(),
+        };
+        let privilege = if rustix::process::geteuid().is_root() {
+            Privilege::OwnUid(jail::FIRST_UID + seat.uid_slot)
+        } else {
+            Privilege::UserNamespace
+        };
+        let spec = JailSpec {
+            program: CString::new(self.program.as_os_str().as_bytes()).map_err(nul)?,
+            args: arguments(&name, shape, self.accelerator, role).map_err(nul)?,
+            privilege,
+            root: self.jail_root.clone(),
+            visible: [
+                self.program.as_path(),
+                "/usr/lib".as_ref(),
+                "/lib".as_ref(),
+                "/lib64".as_ref(),
+                "/etc/ld.so.cache".as_ref(),
+                "/usr/share/qemu".as_ref(),
+                "/usr/share/seabios".as_ref(),
+            ]
+            .map(PathBuf::from)
+            .into(),
+            devices,
+            files,
+            stderr: seat.home.stderr().map_err(io_failed("open the VMM's log"))?.into(),
+            cgroup: seat.cgroup,
+            max_file_bytes: u64::from(seat.disk_mb) << 20,
+        };
+        let process = tokio::task::block_in_place(|| jail::spawn(spec))?;
+        let stream = seat.home.connect(QMP_SOCKET).await.map_err(io_failed("reach the VMM"))?;
+        // A VMM that fails at its start closes the socket; its own words say why.
+        let qmp = match timeout(BOOT_LIMIT, Qmp::connect(stream)).await {
+            Ok(Ok(qmp)) => qmp,
+            _ => {
+                process.kill();
+                let reason = process.ended().await.unwrap_or_else(|e| e.to_string());
+                return Err(EngineError::Ended { reason, stderr: seat.home.stderr_tail() });
+            }
+        };
+        Ok(QemuVm { process, qmp: Some(qmp) })
+    }
+
+    async fn boot(
+        &self,
+        shape: &Shape,
+        image: &BakedImage,
+        home: &VmHome,
+    ) -> Result<Template, EngineError> {
+        let memory = memfd_create("guest-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .map_err(|e| io_failed("make the memory file")(e.into()))?;
+        ftruncate(&memory, u64::from(shape.memory_mb) << 20)
+            .map_err(|e| io_failed("size the memory file")(e.into()))?;
+        let scratch = tempfile::tempfile().map_err(io_failed("make the template's disk"))?;
+        scratch.set_len(DEVICE_BYTES).map_err(io_failed("size the template's disk"))?;
+        let seat = Seat { home, scratch, disk_mb: 16, uid_slot: 0, cgroup: None };
+        let copy = memory.try_clone().map_err(io_failed("copy a descriptor"))?;
+        let mut vm = self.spawn(shape, image, copy, Role::Template, seat).await?;
+
+        let channel = GuestChannel::connect(home, BOOT_LIMIT).await.map_err(|error| {
+            EngineError::Timeout {
+                what: "boot a template",
+                limit_s: BOOT_LIMIT.as_secs(),
+                hint: format!(" ({error})"),
+            }
+        })?;
+        drop(channel);
+        vm.pause().await?;
+        let state = tempfile::tempfile().map_err(io_failed("make the state file"))?;
+        vm.save_state(&state).await?;
+        drop(vm);
+        let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&memory, seals)
+            .map_err(|e| io_failed("seal the template's memory")(e.into()))?;
+        Ok(Template { shape: shape.clone(), image: image.clone(), memory, state })
+    }
+}
+
+#[async_trait]
+impl Engine for Qemu {
+    fn describe(&self) -> String {
+        format!("qemu {} ({})", self.version, self.accelerator.as_str())
+    }
+
+    async fn boot_template(&self, shape: &Shape, image: &BakedImage) -> Result<Template, EngineError> {
+        let record = VmRecord { vm_id: VmId::generate(), uid_slot: 0, process: None, claim: None };
+        let home = VmHome::create(&self.vms_dir, &record).map_err(io_failed("make a directory"))?;
+        self.boot(shape, image, &home).await
+    }
+
+    async fn spawn_clone(
+        &self,
+        template: &Arc<Template>,
+        seat: Seat<'_>,
+    ) -> Result<Box<dyn MicroVm>, EngineError> {
+        let memory = template.memory.try_clone().map_err(io_failed("copy a descriptor"))?;
+        let vm = self.spawn(&template.shape, &template.image, memory, Role::Clone, seat).await?;
+        Ok(Box::new(vm))
+    }
+
+    async fn adopt(&self, process: JailedProcess) -> Result<Box<dyn MicroVm>, EngineError> {
+        Ok(Box::new(QemuVm { process, qmp: None }))
+    }
+}
+
+/// One QEMU process.
+#[derive(Debug)]
+struct QemuVm {
+    process: JailedProcess,
+    /// `None` after adoption: an adopted VM runs, and nothing needs to control it yet.
+    qmp: Option<Qmp>,
+}
+
+impl QemuVm {
+    fn qmp(&mut self) -> Result<&mut Qmp, EngineError> {
+        self.qmp.as_mut().ok_or_else(|| EngineError::Protocol("not connected".to_owned()))
+    }
+
+    /// Device state only: the memory is in its own file already.
+    async fn ignore_shared_memory(&mut self) -> Result<(), EngineError> {
+        let capability = json!({ "capability": "x-ignore-shared", "state": true });
+        self.qmp()?
+            .execute("migrate-set-capabilities", json!({ "capabilities": [capability] }))
+            .await
+            .map(drop)
+    }
+
+    async fn save_state(&mut self, state: &File) -> Result<(), EngineError> {
+        self.ignore_shared_memory().await?;
+        let qmp = self.qmp()?;
+        qmp.pass_fd("state", state.as_fd()).await?;
+        qmp.execute("migrate", json!({ "uri": "fd:state" })).await?;
+        let deadline = Instant::now() + MIGRATE_LIMIT;
+        loop {
+            let answer = qmp.execute("query-migrate", json!({})).await?;
+            match answer["status"].as_str() {
+                Some("completed") => return Ok(()),
+                Some("failed" | "cancelled") => {
+                    return Err(EngineError::Protocol(format!("saving failed: {answer}")));
+                }
+                _ if Instant::now() > deadline => return Err(migrate_timeout("save the state")),
+                _ => sleep(POLL_INTERVAL).await,
+            }
+        }
+    }
+}
+
+fn migrate_timeout(what: &'static str) -> EngineError {
+    EngineError::Timeout { what, limit_s: MIGRATE_LIMIT.as_secs(), hint: String::new() }
+}
+
+#[async_trait]
+impl MicroVm for QemuVm {
+    async fn restore(&mut self, template: &Template) -> Result<(), EngineError> {
+        self.ignore_shared_memory().await?;
+        // A descriptor of its own, because a shared one shares its position with the siblings.
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&template.state));
+        let state = File::open(path).map_err(io_failed("open the saved state"))?;
+        let qmp = self.qmp()?;
+        qmp.pass_fd("state", state.as_fd()).await?;
+        qmp.execute("migrate-incoming", json!({ "uri": "fd:state" })).await?;
+        let deadline = Instant::now() + MIGRATE_LIMIT;
+        loop {
+            let answer = qmp.execute("query-status", json!({})).await?;
+            if answer["status"] != "inmigrate" {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(migrate_timeout("load the state"));
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    async fn resume(&mut self) -> Result<(), EngineError> {
+        self.qmp()?.execute("cont", json!({})).await.map(drop)
+    }
+
+    async fn pause(&mut self) -> Result<(), EngineError> {
+        self.qmp()?.execute("stop", json!({})).await.map(drop)
+    }
+
+    fn into_process(self: Box<Self>) -> JailedProcess {
+        self.process
+    }
+
+    fn process(&self) -> &JailedProcess {
+        &self.process
+    }
+}

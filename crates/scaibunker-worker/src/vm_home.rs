@@ -1,0 +1,218 @@
+//! The directory of one microVM: its record, its sockets, its disk.
+//!
+//! ```text
+//! <data dir>/vms/<vm id>/record.json   who owns what; written before anything else is made
+//!                        scratch.ext4  the writable disk
+//!                        qmp.sock, agent.sock
+//!                        stderr        what the VMM printed
+//! ```
+//!
+//! A record without a bunker belongs to the warm pool; a restarted server reaps it. A record with
+//! one is adopted while its process lives.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            fs::{DirBuilderExt, OpenOptionsExt},
+            net::UnixListener,
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use scaibunker_api::ids::{BunkerId, VmId};
+use serde::{Deserialize, Serialize};
+
+/// What survives the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    pub vm_id: VmId,
+    /// Slot of the uid range that the VMM runs under.
+    pub uid_slot: u32,
+    pub process: Option<ProcessMark>,
+    pub claim: Option<Claim>,
+}
+
+/// A pid and the moment it started, in clock ticks since boot: together they name one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessMark {
+    pub pid: i32,
+    pub start_ticks: u64,
+}
+
+/// The bunker that owns the microVM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub bunker_id: BunkerId,
+    pub image_user: String,
+    pub env: BTreeMap<String, String>,
+    pub started_at: Timestamp,
+}
+
+impl ProcessMark {
+    /// The mark of a process that exists now.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The second field is the program's name in parentheses and may hold anything; the start
+        // time is the 22nd field, proc(5).
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let start_ticks = after_name.split_whitespace().nth(19).and_then(|text| text.parse().ok());
+        start_ticks
+            .map(|start_ticks| Self { pid, start_ticks })
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
+    /// Whether that process is still there.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid).is_ok_and(|now| now == self)
+    }
+}
+
+/// Owns the directory; dropping it removes the directory.
+#[derive(Debug)]
+pub struct VmHome {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl VmHome {
+    /// Makes the directory with its first record.
+    pub fn create(vms_dir: &Path, record: &VmRecord) -> io::Result<Self> {
+        let home = Self { path: vms_dir.join(record.vm_id.to_string()), keep: false };
+        fs::DirBuilder::new().mode(0o700).create(&home.path)?;
+        home.write(record)?;
+        Ok(home)
+    }
+
+    /// The homes an earlier server left, with what can be read of their records.
+    pub fn scan(vms_dir: &Path) -> io::Result<Vec<(Self, Option<VmRecord>)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(vms_dir)? {
+            let home = Self { path: entry?.path(), keep: false };
+            let record = fs::read(home.path.join("record.json"))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            found.push((home, record));
+        }
+        Ok(found)
+    }
+
+    /// Replaces the record; a reader sees the old or the new one, never a part.
+    pub fn write(&self, record: &VmRecord) -> io::Result<()> {
+        let next = self.path.join("record.json.next");
+        fs::write(&next, serde_json::to_vec(record)?)?;
+        fs::rename(next, self.path.join("record.json"))
+    }
+
+    /// The directory's name, which is the VM's id.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Where the writable disk is.
+    #[must_use]
+    pub fn scratch_path(&self) -> PathBuf {
+        self.path.join("scratch.ext4")
+    }
+
+    /// What the VMM prints goes here, for the operator; bounded by the jail's file limit.
+    pub fn stderr(&self) -> io::Result<File> {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(self.path.join("stderr"))
+    }
+
+    /// The last of what the VMM printed, in one line of printable text.
+    #[must_use]
+    pub fn stderr_tail(&self) -> String {
+        const TAIL_BYTES: usize = 400;
+        let text = fs::read(self.path.join("stderr")).unwrap_or_default();
+        String::from_utf8_lossy(&text[text.len().saturating_sub(TAIL_BYTES)..])
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect::<String>()
+            .trim()
+            .to_owned()
+    }
+
+    /// Listens on a socket in the directory. The path goes through the directory's descriptor,
+    /// because a socket's address holds only 108 bytes.
+    pub fn listen(&self, socket: &str) -> io::Result<OwnedFd> {
+        let (_dir, path) = self.short_path(socket)?;
+        Ok(UnixListener::bind(path)?.into())
+    }
+
+    /// Connects to a socket in the directory.
+    pub async fn connect(&self, socket: &str) -> io::Result<tokio::net::UnixStream> {
+        let (_dir, path) = self.short_path(socket)?;
+        tokio::net::UnixStream::connect(path).await
+    }
+
+    fn short_path(&self, socket: &str) -> io::Result<(File, String)> {
+        let dir = File::open(&self.path)?;
+        let path = format!("/proc/self/fd/{}/{socket}", dir.as_raw_fd());
+        Ok((dir, path))
+    }
+
+    /// Leaves the directory in place, for the next server.
+    pub fn leave(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for VmHome {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a VM's directory");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> VmRecord {
+        VmRecord { vm_id: VmId::generate(), uid_slot: 3, process: None, claim: None }
+    }
+
+    #[test]
+    fn a_dropped_home_is_gone_and_a_left_one_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(VmHome::create(dir.path(), &record()).unwrap());
+        assert!(VmHome::scan(dir.path()).unwrap().is_empty());
+        let kept = record();
+        VmHome::create(dir.path(), &kept).unwrap().leave();
+        let found = VmHome::scan(dir.path()).unwrap();
+        assert_eq!(found[0].1.as_ref(), Some(&kept));
+    }
+
+    #[test]
+    fn a_mark_names_one_process() {
+        let own = ProcessMark::of(std::process::id() as i32).unwrap();
+        assert!(own.is_alive());
+        assert!(!ProcessMark { start_ticks: own.start_ticks + 1, ..own }.is_alive());
+    }
+
+    #[tokio::test]
+    async fn sockets_work_under_a_path_longer_than_an_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d".repeat(120));
+        fs::create_dir(&deep).unwrap();
+        let home = VmHome::create(&deep, &record()).unwrap();
+        let _listener = home.listen("agent.sock").unwrap();
+        home.connect("agent.sock").await.unwrap();
+    }
+}

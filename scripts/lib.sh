@@ -1,0 +1,44 @@
+# Shared by the scripts beside it; sourced, not run.
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Installs the Debian packages that are missing, and names them first.
+need_packages() {
+    local missing=()
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' ||
+            missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    say "installing Debian packages: ${missing[*]}"
+    local root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null ||
+            fail "these packages are missing, and neither root nor sudo is at hand: ${missing[*]}"
+        root=(sudo)
+    fi
+    "${root[@]}" apt-get update -q
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "${missing[@]}"
+}
+
+need_rust() {
+    command -v cargo >/dev/null ||
+        fail "cargo is missing: install Rust 1.95 or newer with rustup, then run this again"
+    local version
+    version=$(cargo --version | cut -d' ' -f2)
+    printf '%s\n1.95.0\n' "$version" | sort -V -C -r ||
+        fail "cargo $version is too old: ScaiBunker needs Rust 1.95 or newer (rustup update)"
+}
+
+# Builds the guest agent as a static program: it runs where there is no C library.
+build_guest_agent() {
+    say "building the guest agent"
+    CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+        cargo build --profile guest --target x86_64-unknown-linux-gnu -p scaibunker-guest
+}
