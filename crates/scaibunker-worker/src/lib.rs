@@ -3,9 +3,23 @@
 //! Only `engine/qemu` knows a VMM's name; only `jail` starts processes that run guest code.
 
 pub mod assets;
-mod channel;
+pub mod channel;
 pub mod config;
 pub mod engine;
 pub mod jail;
-mod scratch;
-mod vm_home;
+pub mod pool;
+pub mod scratch;
+pub mod vm;
+pub mod vm_home;
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,229 @@
+//! Templates and the warm pool: why a create is a claim, not a boot.
+//!
+//! For each kind of VM in use the pool keeps `pool_size` ready ones. A create takes a ready one;
+//! without any it makes its own. What was taken is made again in the background, one VM at a
+//! time, and only while no create is waiting, so that refilling never slows a caller down.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    sync::{Notify, OnceCell, Semaphore},
+    time::{Duration, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    assets::BakedImage,
+    engine::{EngineError, Shape, Template},
+    vm::{Host, Vm, VmError},
+};
+
+/// Creates that may be in the making at once: more only slow each other down.
+const PARALLEL_CLONES: usize = 4;
+
+/// Kinds of VM that stay warm; the least recently asked for goes first.
+const MAX_WARM_KINDS: usize = 4;
+
+/// Pause after a refill that failed.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+
+/// What a ready VM must match to serve a create.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Kind {
+    pub shape: Shape,
+    pub disk_mb: u32,
+}
+
+#[derive(Default)]
+struct Shelf {
+    ready: HashMap<Kind, VecDeque<Vm>>,
+    /// Most recently asked for last.
+    recent: Vec<Kind>,
+}
+
+/// The pool of one worker.
+pub struct Pool {
+    host: Arc<Host>,
+    images: HashMap<String, BakedImage>,
+    pool_size: usize,
+    templates: Mutex<HashMap<Shape, Arc<OnceCell<Arc<Template>>>>>,
+    shelf: Mutex<Shelf>,
+    foreground: Semaphore,
+    waiting: AtomicUsize,
+    taken: Notify,
+}
+
+impl Pool {
+    /// An empty pool over these images; [`Pool::refill`] fills it.
+    #[must_use]
+    pub fn new(host: Arc<Host>, images: Vec<BakedImage>, pool_size: usize) -> Arc<Self> {
+        Arc::new(Self {
+            host,
+            images: images.into_iter().map(|image| (image.name.clone(), image)).collect(),
+            pool_size,
+            templates: Mutex::default(),
+            shelf: Mutex::default(),
+            foreground: Semaphore::new(PARALLEL_CLONES),
+            waiting: AtomicUsize::new(0),
+            taken: Notify::new(),
+        })
+    }
+
+    /// The image of that name.
+    #[must_use]
+    pub fn image(&self, name: &str) -> Option<&BakedImage> {
+        self.images.get(name)
+    }
+
+    /// Every image, in no particular order.
+    pub fn images(&self) -> impl Iterator<Item = &BakedImage> {
+        self.images.values()
+    }
+
+    /// The host this pool makes VMs on.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// A ready VM of that kind: from the shelf, else made now.
+    pub async fn take(&self, kind: &Kind) -> Result<Vm, VmError> {
+        self.ask_for(kind);
+        if let Some(vm) = self.pop(kind) {
+            self.taken.notify_one();
+            return Ok(vm);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let made = self.make_in_foreground(kind).await;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.taken.notify_one();
+        made
+    }
+
+    /// Marks a kind as wanted, so that the refill keeps it warm.
+    pub fn ask_for(&self, kind: &Kind) {
+        let dropped: Vec<Vm> = {
+            let mut shelf = self.shelf();
+            shelf.recent.retain(|other| other != kind);
+            shelf.recent.push(kind.clone());
+            if shelf.recent.len() > MAX_WARM_KINDS {
+                let coldest = shelf.recent.remove(0);
+                shelf.ready.remove(&coldest).into_iter().flatten().collect()
+            } else {
+                Vec::new()
+            }
+        };
+        for vm in dropped {
+            tokio::spawn(vm.destroy());
+        }
+    }
+
+    /// Keeps the pool full until the token is cancelled, then empties it.
+    pub async fn refill(self: Arc<Self>, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            let Some(kind) = self.wanting() else {
+                tokio::select! {
+                    () = self.taken.notified() => {}
+                    () = shutdown.cancelled() => {}
+                }
+                continue;
+            };
+            match self.make(&kind).await {
+                Ok(vm) => self.shelf().ready.entry(kind).or_default().push_back(vm),
+                Err(error) => {
+                    tracing::warn!(image = kind.shape.image, error = %crate::chain(&error), "cannot refill the warm pool");
+                    tokio::select! {
+                        () = sleep(RETRY_DELAY) => {}
+                        () = shutdown.cancelled() => {}
+                    }
+                }
+            }
+        }
+        let left: Vec<Vm> = self.shelf().ready.drain().flat_map(|(_, vms)| vms).collect();
+        for vm in left {
+            vm.destroy().await;
+        }
+    }
+
+    /// Waits until every wanted kind has one ready VM at least.
+    pub async fn warm(&self, kinds: &[Kind]) -> Result<(), VmError> {
+        for kind in kinds {
+            self.ask_for(kind);
+            if self.pool_size == 0 {
+                self.template(&kind.shape).await?;
+            } else {
+                let vm = self.make(kind).await?;
+                self.shelf().ready.entry(kind.clone()).or_default().push_back(vm);
+            }
+        }
+        Ok(())
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pop(&self, kind: &Kind) -> Option<Vm> {
+        self.shelf().ready.get_mut(kind)?.pop_front()
+    }
+
+    /// The hottest kind that has too few ready VMs, unless a create is waiting for the CPU.
+    fn wanting(&self) -> Option<Kind> {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let shelf = self.shelf();
+        let count = |kind: &Kind| shelf.ready.get(kind).map_or(0, VecDeque::len);
+        shelf.recent.iter().rev().find(|kind| count(kind) < self.pool_size).cloned()
+    }
+
+    async fn make_in_foreground(&self, kind: &Kind) -> Result<Vm, VmError> {
+        // The semaphore is never closed; without a permit the VM is made all the same.
+        let _permit = self.foreground.acquire().await.ok();
+        // Another create may have given its VM back to the shelf meanwhile.
+        match self.pop(kind) {
+            Some(vm) => Ok(vm),
+            None => self.make(kind).await,
+        }
+    }
+
+    async fn make(&self, kind: &Kind) -> Result<Vm, VmError> {
+        let template = self.template(&kind.shape).await?;
+        let mut vm = self.host.spawn(&template, kind.disk_mb).await?;
+        match vm.prepare(&template).await {
+            Ok(()) => Ok(vm),
+            Err(error) => {
+                vm.destroy().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The shape's template, booted by the first who asks.
+    async fn template(&self, shape: &Shape) -> Result<Arc<Template>, VmError> {
+        let cell = {
+            let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(templates.entry(shape.clone()).or_default())
+        };
+        let boot = || async {
+            let unknown = || EngineError::Protocol(format!("no image named {}", shape.image));
+            let image = self.images.get(&shape.image).ok_or_else(unknown)?;
+            let started = tokio::time::Instant::now();
+            let template = self.host.engine.boot_template(shape, image).await?;
+            tracing::info!(
+                image = shape.image,
+                memory_mb = shape.memory_mb,
+                duration_ms = started.elapsed().as_millis() as u64,
+                "template booted"
+            );
+            Ok(Arc::new(template))
+        };
+        cell.get_or_try_init(boot).await.cloned()
+    }
+}

@@ -1,0 +1,287 @@
+//! One microVM with everything the host has set aside for it.
+//!
+//! ```text
+//! spawn ─▶ dormant ─prepare─▶ ready (unique, its disk mounted, standing still) ─claim─▶ a bunker's
+//! ```
+//!
+//! Dropping a [`Vm`] at any stage kills the VMM and frees its cgroup, directory and uid, in that
+//! order.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use scaibunker_api::ids::{BunkerId, VmId};
+use scaibunker_guest_protocol::identity::{ENTROPY_BYTES, Identity, Prepare};
+use uuid::Uuid;
+
+use crate::{
+    channel::{ChannelError, GuestChannel},
+    engine::{Engine, EngineError, MicroVm, Seat, Template},
+    jail::{Cgroup, CgroupLimits, CgroupRoot, JailError, JailedProcess},
+    scratch::{ScratchDisks, ScratchError},
+    vm_home::{Claim, ProcessMark, VmHome, VmRecord},
+};
+
+/// A guest confirms its identity in milliseconds; one that takes this long is given up.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(20);
+
+/// Memory a VMM needs beside the guest's: its own code and data, translated code, page tables.
+const VMM_OVERHEAD_MB: u32 = 192;
+
+/// A VMM has a handful of threads, and up to 64 more while its disks are busy.
+const MAX_VMM_TASKS: u32 = 128;
+
+/// CPU a VM may use while it is made; the bunker's own share is set when it is claimed.
+const PREPARING_CPU_MILLICORES: u32 = 2_000;
+
+/// A microVM could not be made or claimed; everything of it has been freed.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    #[error("the guest did not confirm its identity")]
+    Guest(#[from] ChannelError),
+    #[error("cannot {what}")]
+    Io { what: &'static str, source: io::Error },
+}
+
+fn io_failed(what: &'static str) -> impl FnOnce(io::Error) -> VmError {
+    move |source| VmError::Io { what, source }
+}
+
+/// What all microVMs of a host share.
+pub struct Host {
+    pub engine: Arc<dyn Engine>,
+    pub disks: ScratchDisks,
+    pub vms_dir: PathBuf,
+    /// `None` where this user may not make any: limits are then the guest's own only.
+    pub cgroups: Option<CgroupRoot>,
+    pub uid_slots: Arc<UidSlots>,
+}
+
+/// Hands out the numbers behind the jails' uids, each to one VM at a time.
+#[derive(Debug, Default)]
+pub struct UidSlots {
+    taken: Mutex<BTreeSet<u32>>,
+}
+
+/// A number in use; dropping it gives it back.
+#[derive(Debug)]
+pub struct UidSlot {
+    slots: Arc<UidSlots>,
+    number: u32,
+}
+
+impl UidSlots {
+    /// The lowest free number. Templates use 0.
+    pub fn take(self: &Arc<Self>) -> UidSlot {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut number = 1;
+        while taken.contains(&number) {
+            number += 1;
+        }
+        taken.insert(number);
+        UidSlot { slots: Arc::clone(self), number }
+    }
+
+    /// Marks the number of an adopted VM as taken.
+    pub fn take_again(self: &Arc<Self>, number: u32) -> UidSlot {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+        UidSlot { slots: Arc::clone(self), number }
+    }
+}
+
+impl Drop for UidSlot {
+    fn drop(&mut self) {
+        self.slots.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}
+
+/// A microVM at any stage. The fields' order is the order in which they are freed.
+pub struct Vm {
+    channel: Option<GuestChannel>,
+    machine: Box<dyn MicroVm>,
+    cgroup: Option<Cgroup>,
+    home: VmHome,
+    _uid_slot: UidSlot,
+    record: VmRecord,
+}
+
+impl Host {
+    /// Starts a VMM for a clone of `template`, with a disk of its own.
+    pub async fn spawn(&self, template: &Arc<Template>, disk_mb: u32) -> Result<Vm, VmError> {
+        let uid_slot = self.uid_slots.take();
+        let vm_id = VmId::generate();
+        let mut record = VmRecord { vm_id, uid_slot: uid_slot.number, process: None, claim: None };
+        let home =
+            VmHome::create(&self.vms_dir, &record).map_err(io_failed("make a VM's directory"))?;
+        let cgroup = match &self.cgroups {
+            Some(root) => Some(Cgroup::create(root, &home.name())?),
+            None => None,
+        };
+        if let Some(cgroup) = &cgroup {
+            cgroup.limit(limits(PREPARING_CPU_MILLICORES, template.shape.memory_mb))?;
+        }
+        let scratch = self.disks.create(&home.scratch_path(), disk_mb).await?;
+        let seat = Seat {
+            home: &home,
+            scratch,
+            disk_mb,
+            uid_slot: uid_slot.number,
+            cgroup: cgroup.as_ref(),
+        };
+        let machine = self.engine.spawn_clone(template, seat).await?;
+        let mark = ProcessMark::of(machine.process().pid());
+        record.process = Some(mark.map_err(io_failed("identify the VMM process"))?);
+        home.write(&record).map_err(io_failed("write a VM's record"))?;
+        Ok(Vm { channel: None, machine, cgroup, home, _uid_slot: uid_slot, record })
+    }
+
+    /// Takes over a running VM of an earlier server; its agent must answer.
+    pub async fn adopt(
+        &self,
+        home: VmHome,
+        record: VmRecord,
+        process: JailedProcess,
+    ) -> Result<Vm, VmError> {
+        let uid_slot = self.uid_slots.take_again(record.uid_slot);
+        let cgroup = self.cgroups.as_ref().map(|root| Cgroup::open(root, &home.name()));
+        let machine = self.engine.adopt(process).await?;
+        let channel = GuestChannel::connect(&home, CONFIRM_LIMIT).await?;
+        Ok(Vm { channel: Some(channel), machine, cgroup, home, _uid_slot: uid_slot, record })
+    }
+}
+
+impl Vm {
+    /// Continues from the template's state, mounts the disk, becomes unique, and stands still.
+    pub async fn prepare(&mut self, template: &Template) -> Result<(), VmError> {
+        self.machine.restore(template).await?;
+        self.machine.resume().await?;
+        let channel = GuestChannel::connect(&self.home, CONFIRM_LIMIT).await?;
+        let warm_up = template.image.config.warm_up.first().cloned().unwrap_or_default();
+        let prepare = Prepare { identity: fresh_identity("bunker".to_owned())?, warm_up };
+        channel.post("/prepare", &prepare, "", CONFIRM_LIMIT).await?;
+        self.channel = Some(channel);
+        self.machine.pause().await?;
+        Ok(())
+    }
+
+    /// Gives a ready VM to a bunker: runs it under the bunker's limits, name and clock. Written
+    /// down before it runs, so that a server that dies in between reaps or adopts it.
+    pub async fn claim(
+        &mut self,
+        claim: Claim,
+        cpu_millicores: u32,
+        memory_mb: u32,
+        request_id: &str,
+    ) -> Result<(), VmError> {
+        let hostname = hostname(claim.bunker_id);
+        self.record.claim = Some(claim);
+        self.home.write(&self.record).map_err(io_failed("write a VM's record"))?;
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.limit(limits(cpu_millicores, memory_mb))?;
+        }
+        self.machine.resume().await?;
+        let identity = fresh_identity(hostname)?;
+        self.channel()?.post("/identify", &identity, request_id, CONFIRM_LIMIT).await?;
+        Ok(())
+    }
+
+    /// The session with the agent.
+    pub fn channel(&self) -> Result<GuestChannel, VmError> {
+        let missing = || io_failed("reach a VM that is not prepared")(io::ErrorKind::NotConnected.into());
+        self.channel.clone().ok_or_else(missing)
+    }
+
+    /// The bunker that owns the VM.
+    #[must_use]
+    pub fn owner(&self) -> Option<&Claim> {
+        self.record.claim.as_ref()
+    }
+
+    /// Waits for the VMM's end and tells why it ended.
+    pub async fn ended(&self) -> String {
+        let how = self.machine.process().ended().await;
+        if self.cgroup.as_ref().is_some_and(Cgroup::was_oom_killed) {
+            return "the VMM process was killed for using more memory than its bound".to_owned();
+        }
+        how.unwrap_or_else(|error| format!("the VMM process cannot be watched: {error}"))
+    }
+
+    /// Frees everything; done off the runtime, because it waits for the VMM's end.
+    pub async fn destroy(self) {
+        // The only failure is a panic in a destructor, which has been reported already.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+
+    /// Leaves the VM running for the next server.
+    pub fn leave_running(self) {
+        self.machine.into_process().leave_running();
+        if let Some(cgroup) = self.cgroup {
+            cgroup.leave();
+        }
+        self.home.leave();
+    }
+}
+
+fn limits(cpu_millicores: u32, memory_mb: u32) -> CgroupLimits {
+    CgroupLimits {
+        cpu_millicores,
+        memory_bytes: u64::from(memory_mb + VMM_OVERHEAD_MB) << 20,
+        max_tasks: MAX_VMM_TASKS,
+    }
+}
+
+/// Host names hold 63 of `[a-z0-9-]`: the id with its underscore replaced.
+fn hostname(bunker_id: BunkerId) -> String {
+    bunker_id.to_string().replace('_', "-")
+}
+
+fn fresh_identity(hostname: String) -> Result<Identity, VmError> {
+    let mut entropy = vec![0; ENTROPY_BYTES];
+    rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| io_failed("draw entropy")(e.into()))?;
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_err(|e| io_failed("read the clock")(io::Error::other(e)))?;
+    Ok(Identity {
+        entropy,
+        unix_time_ns: i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX),
+        hostname,
+        machine_id: Uuid::new_v4().simple().to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_serves_one_vm_at_a_time() {
+        let slots = Arc::new(UidSlots::default());
+        let (first, second) = (slots.take(), slots.take());
+        assert_eq!((first.number, second.number), (1, 2));
+        drop(first);
+        assert_eq!(slots.take().number, 1);
+        let adopted = slots.take_again(7);
+        assert_eq!(adopted.number, 7);
+    }
+
+    #[test]
+    fn identities_differ_and_names_are_host_names() {
+        let name = hostname(BunkerId::generate());
+        assert!(name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+        let (a, b) = (fresh_identity(name.clone()).unwrap(), fresh_identity(name).unwrap());
+        assert_ne!(a.entropy, b.entropy);
+        assert_ne!(a.machine_id, b.machine_id);
+    }
+}
