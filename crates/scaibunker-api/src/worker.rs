@@ -26,6 +26,9 @@ use crate::{
 /// Version of everything in this module; a controller refuses a worker that is more than one off.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// Value of the `Upgrade` header with which a worker asks for its link.
+pub const LINK_PROTOCOL: &str = "scaibunker-link";
+
 /// Seconds between two heartbeats.
 pub const HEARTBEAT_INTERVAL_S: u64 = 10;
 

@@ -94,7 +94,13 @@ impl GuestChannel {
             .map_err(|_| ChannelError::Timeout { limit_ms: limit.as_millis() })?
     }
 
-    async fn call(&self, method: Method, path: &str, body: Bytes, request_id: &str) -> Result<(), ChannelError> {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        request_id: &str,
+    ) -> Result<(), ChannelError> {
         let body = Full::new(body).map_err(|never| match never {}).boxed();
         let response = self.send(method, path, body, request_id).await?;
         if response.status() == StatusCode::NO_CONTENT {

@@ -9,6 +9,7 @@ pub mod engine;
 pub mod jail;
 pub mod pool;
 pub mod scratch;
+pub mod supervisor;
 pub mod vm;
 pub mod vm_home;
 

@@ -86,8 +86,7 @@ impl ScratchDisks {
 /// Copies the written extents of `from`, and makes the result [`DEVICE_BYTES`] long.
 fn copy_sparse(from: &Path, to: &Path) -> io::Result<File> {
     let source = File::open(from)?;
-    let target =
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(to)?;
+    let target = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(to)?;
     target.set_len(DEVICE_BYTES)?;
     let end = source.metadata()?.len();
     let mut offset = 0;
@@ -101,7 +100,8 @@ fn copy_sparse(from: &Path, to: &Path) -> io::Result<File> {
         let (mut read, mut written) = (start, start);
         while read < stop {
             let length = usize::try_from(stop - read).unwrap_or(usize::MAX);
-            let count = copy_file_range(&source, Some(&mut read), &target, Some(&mut written), length)?;
+            let count =
+                copy_file_range(&source, Some(&mut read), &target, Some(&mut written), length)?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

@@ -198,7 +198,8 @@ impl Vm {
 
     /// The session with the agent.
     pub fn channel(&self) -> Result<GuestChannel, VmError> {
-        let missing = || io_failed("reach a VM that is not prepared")(io::ErrorKind::NotConnected.into());
+        let missing =
+            || io_failed("reach a VM that is not prepared")(io::ErrorKind::NotConnected.into());
         self.channel.clone().ok_or_else(missing)
     }
 

@@ -124,11 +124,7 @@ impl VmHome {
 
     /// What the VMM prints goes here, for the operator; bounded by the jail's file limit.
     pub fn stderr(&self) -> io::Result<File> {
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(self.path.join("stderr"))
+        OpenOptions::new().create(true).append(true).mode(0o600).open(self.path.join("stderr"))
     }
 
     /// The last of what the VMM printed, in one line of printable text.

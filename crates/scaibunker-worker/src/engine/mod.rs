@@ -69,7 +69,11 @@ pub trait Engine: Send + Sync {
     fn describe(&self) -> String;
 
     /// Boots the image until its agent answers, stops it and keeps memory and device state.
-    async fn boot_template(&self, shape: &Shape, image: &BakedImage) -> Result<Template, EngineError>;
+    async fn boot_template(
+        &self,
+        shape: &Shape,
+        image: &BakedImage,
+    ) -> Result<Template, EngineError>;
 
     /// Starts a VMM for a clone, without restoring it yet.
     async fn spawn_clone(

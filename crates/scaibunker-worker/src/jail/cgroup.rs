@@ -211,8 +211,7 @@ mod tests {
         fs::write(mount.path().join("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
         let root = CgroupRoot::detect(mount.path()).unwrap();
         let cgroup = Cgroup::create(&root, "vm_1").unwrap();
-        let limits =
-            CgroupLimits { cpu_millicores: 500, memory_bytes: 1 << 28, max_tasks: 128 };
+        let limits = CgroupLimits { cpu_millicores: 500, memory_bytes: 1 << 28, max_tasks: 128 };
         cgroup.limit(limits).unwrap();
         let dir = mount.path().join("scaibunker/vm_1");
         assert_eq!(fs::read_to_string(dir.join("cpu.max")).unwrap(), "50000 100000");

@@ -89,8 +89,7 @@ fn prepare(what: &'static str) -> impl Fn(io::Error) -> JailError {
 }
 
 fn c_path(path: &Path) -> Result<CString, JailError> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|e| prepare("path with a NUL byte")(e.into()))
+    CString::new(path.as_os_str().as_bytes()).map_err(|e| prepare("path with a NUL byte")(e.into()))
 }
 
 fn copy_above(fd: RawFd, lowest: c_int) -> Result<OwnedFd, JailError> {
@@ -178,9 +177,11 @@ pub(super) fn spawn(plan: &Plan, procs: &[RawFd]) -> Result<JailedProcess, JailE
         .collect();
 
     let mut pidfd: c_int = -1;
-    let mut namespaces =
-        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS;
+    let mut namespaces = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS;
     if plan.privilege == Privilege::UserNamespace {
         namespaces |= libc::CLONE_NEWUSER;
     }
@@ -254,12 +255,7 @@ unsafe fn enter(
 }
 
 /// Returns the step that failed; on success it does not return.
-unsafe fn set_up(
-    plan: &Plan,
-    procs: &[RawFd],
-    argv: &[*const libc::c_char],
-    go: RawFd,
-) -> Step {
+unsafe fn set_up(plan: &Plan, procs: &[RawFd], argv: &[*const libc::c_char], go: RawFd) -> Step {
     macro_rules! check {
         ($step:ident, $call:expr) => {
             if ($call) < 0 {
@@ -307,7 +303,10 @@ unsafe fn set_up(
                 libc::close(fd);
             }
             let target = bind.target.as_ptr();
-            check!(Bind, libc::mount(bind.source.as_ptr(), target, NONE, libc::MS_BIND, ptr::null()));
+            check!(
+                Bind,
+                libc::mount(bind.source.as_ptr(), target, NONE, libc::MS_BIND, ptr::null())
+            );
             // A user namespace may not clear the flags a mount had, so devices keep theirs.
             if !bind.is_device {
                 let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | tight;

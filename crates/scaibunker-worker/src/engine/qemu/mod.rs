@@ -89,7 +89,8 @@ impl Qemu {
         role: Role,
         seat: Seat<'_>,
     ) -> Result<QemuVm, EngineError> {
-        let open = |path: &PathBuf, what| File::open(path).map(OwnedFd::from).map_err(io_failed(what));
+        let open =
+            |path: &PathBuf, what| File::open(path).map(OwnedFd::from).map_err(io_failed(what));
         let files = vec![
             seat.home.listen(QMP_SOCKET).map_err(io_failed("listen for the control connection"))?,
             seat.home.listen(AGENT_SOCKET).map_err(io_failed("listen for the agent"))?,
@@ -187,7 +188,11 @@ impl Engine for Qemu {
         format!("qemu {} ({})", self.version, self.accelerator.as_str())
     }
 
-    async fn boot_template(&self, shape: &Shape, image: &BakedImage) -> Result<Template, EngineError> {
+    async fn boot_template(
+        &self,
+        shape: &Shape,
+        image: &BakedImage,
+    ) -> Result<Template, EngineError> {
         let record = VmRecord { vm_id: VmId::generate(), uid_slot: 0, process: None, claim: None };
         let home = VmHome::create(&self.vms_dir, &record).map_err(io_failed("make a directory"))?;
         self.boot(shape, image, &home).await

@@ -41,7 +41,11 @@ impl Qmp {
     }
 
     /// Runs a command and returns its result.
-    pub async fn execute(&mut self, command: &'static str, args: Value) -> Result<Value, EngineError> {
+    pub async fn execute(
+        &mut self,
+        command: &'static str,
+        args: Value,
+    ) -> Result<Value, EngineError> {
         self.send(command, args, &[]).await
     }
 

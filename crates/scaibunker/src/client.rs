@@ -1,0 +1,179 @@
+//! Typed calls to a controller over HTTP.
+//!
+//! One [`Client`] holds one pool of kept-alive connections; clones share it. Every failure is a
+//! [`ClientError`] that keeps the server's code, message and request id apart, because callers
+//! branch on the code and operators look for the request id in the logs.
+
+mod endpoint;
+mod error;
+mod exec_stream;
+mod sse;
+mod transport;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use http::Method;
+use scaibunker_api::{
+    bunker::{Bunker, BunkerStatus, CreateBunker},
+    envelope::{Envelope, ListEnvelope},
+    exec::{ExecAnswer, ExecRequest},
+    ids::BunkerId,
+    image::Image,
+    worker::Worker,
+};
+use serde::de::DeserializeOwned;
+
+pub use self::{
+    endpoint::{DEFAULT_URL, Endpoint, EndpointError},
+    error::{ClientError, Refusal},
+    exec_stream::{ExecEvent, ExecStream},
+};
+use self::transport::Transport;
+
+/// Records asked for with one list call; the server's own ceiling.
+const PAGE_LIMIT: u32 = 200;
+
+/// Pages of one listing that are followed at most, so that a server that always says "more"
+/// cannot keep a client for ever.
+const MAX_PAGES: usize = 10_000;
+
+/// Pause between two looks at a bunker that is on its way to a state.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A controller and the credential to call it with.
+#[derive(Clone, Debug)]
+pub struct Client {
+    transport: Transport,
+}
+
+impl Client {
+    /// A client of `endpoint`. Nothing is dialled yet.
+    pub fn new(endpoint: &Endpoint) -> Result<Self, ClientError> {
+        Ok(Self { transport: Transport::new(endpoint)? })
+    }
+
+    /// Creates a bunker. With `wait` the answer comes once it is running or failed, else at once.
+    pub async fn create_bunker(
+        &self,
+        bunker: &CreateBunker,
+        wait: bool,
+    ) -> Result<Bunker, ClientError> {
+        let path = if wait { "/bunkers?wait=true" } else { "/bunkers" };
+        let answer = self.transport.json(Method::POST, path, Some(bunker)).await?;
+        Ok(answer.decode::<Envelope<Bunker>>()?.data)
+    }
+
+    /// One bunker's record.
+    pub async fn bunker(&self, id: BunkerId) -> Result<Bunker, ClientError> {
+        let answer = self.transport.get(&format!("/bunkers/{id}")).await?;
+        Ok(answer.decode::<Envelope<Bunker>>()?.data)
+    }
+
+    /// Asks for a bunker's end. Asking again is no error.
+    pub async fn delete_bunker(&self, id: BunkerId) -> Result<(), ClientError> {
+        let path = format!("/bunkers/{id}");
+        self.transport.json(Method::DELETE, &path, None::<&()>).await?;
+        Ok(())
+    }
+
+    /// Deletes a bunker and returns once the server reports that nothing of it is left.
+    pub async fn delete_bunker_and_wait(&self, id: BunkerId) -> Result<(), ClientError> {
+        self.delete_bunker(id).await?;
+        while !self.bunker(id).await?.status.is_terminal() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Every bunker the caller sees, newest first, all pages.
+    pub async fn all_bunkers(&self) -> Result<Vec<Bunker>, ClientError> {
+        self.every_page("/bunkers?").await
+    }
+
+    /// The bunkers that are not in a terminal state, newest first.
+    ///
+    /// One listing a status: the history of ended bunkers grows without end, what lives does not.
+    pub async fn live_bunkers(&self) -> Result<Vec<Bunker>, ClientError> {
+        let live = BunkerStatus::ALL.into_iter().filter(|status| !status.is_terminal());
+        let mut found = BTreeMap::new();
+        for status in live {
+            let path = format!("/bunkers?status={}&", status.as_str());
+            // A bunker that changes its state meanwhile shows up twice; the later look is right.
+            for bunker in self.every_page::<Bunker>(&path).await? {
+                found.insert(bunker.id, bunker);
+            }
+        }
+        Ok(found.into_values().rev().collect())
+    }
+
+    /// Runs a command and returns its collected output.
+    pub async fn exec(&self, id: BunkerId, request: &ExecRequest) -> Result<ExecAnswer, ClientError> {
+        let path = format!("/bunkers/{id}/exec");
+        let answer = self.transport.json(Method::POST, &path, Some(request)).await?;
+        Ok(answer.decode::<Envelope<ExecAnswer>>()?.data)
+    }
+
+    /// Runs a command whose output arrives while it runs; `request.stream` must be set. Dropping
+    /// the stream cancels the command.
+    pub async fn exec_stream(
+        &self,
+        id: BunkerId,
+        request: &ExecRequest,
+    ) -> Result<ExecStream, ClientError> {
+        debug_assert!(request.stream, "the server answers with events only if asked to");
+        let path = format!("/bunkers/{id}/exec");
+        let response = self.transport.open(Method::POST, &path, Some(request)).await?;
+        Ok(ExecStream::new(response))
+    }
+
+    /// The images bunkers can be made from.
+    pub async fn images(&self) -> Result<Vec<Image>, ClientError> {
+        self.every_page("/images?").await
+    }
+
+    /// The workers of the installation.
+    pub async fn workers(&self) -> Result<Vec<Worker>, ClientError> {
+        self.every_page("/workers?").await
+    }
+
+    /// Follows the cursors of a list route; `path` ends where a query parameter may be added.
+    async fn every_page<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
+        let mut records = Vec::new();
+        let mut cursor = String::new();
+        for _ in 0..MAX_PAGES {
+            let answer = self.transport.get(&format!("{path}limit={PAGE_LIMIT}{cursor}")).await?;
+            let page = answer.decode::<ListEnvelope<T>>()?;
+            records.extend(page.data);
+            match page.next_cursor {
+                Some(next) if page.has_more => cursor = format!("&cursor={}", query_value(&next)),
+                _ => break,
+            }
+        }
+        Ok(records)
+    }
+}
+
+/// `text` as the value of a query parameter: everything but RFC 3986's unreserved is escaped.
+fn query_value(text: &str) -> String {
+    use std::fmt::Write as _;
+
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn query_values_are_escaped() {
+        assert_eq!(super::query_value("aZ0-._~"), "aZ0-._~");
+        assert_eq!(super::query_value("a+b/c=&ü"), "a%2Bb%2Fc%3D%26%C3%BC");
+    }
+}

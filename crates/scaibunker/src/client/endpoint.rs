@@ -1,0 +1,160 @@
+//! Where the controller is and which key opens it.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use http::{HeaderValue, Uri, uri::Scheme};
+
+/// Where `scaibunker up` listens unless told otherwise.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:8420";
+
+/// Environment variable with the API key. There is no flag: a key on a command line can be read
+/// by everyone on the machine.
+const API_KEY_VARIABLE: &str = "SCAIBUNKER_API_KEY";
+
+/// Why no call can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    #[error("`{url}` is not a URL such as {DEFAULT_URL}; correct --url or SCAIBUNKER_URL")]
+    InvalidUrl { url: String },
+    #[error("the API key is not printable ASCII; correct {API_KEY_VARIABLE} or the key file")]
+    InvalidKey,
+    #[error(
+        "no API key: {API_KEY_VARIABLE} is not set and {} cannot be read; start the local server \
+         with ./scripts/up, or set {API_KEY_VARIABLE}",
+        path.display()
+    )]
+    NoKey { path: PathBuf, source: io::Error },
+    #[error(
+        "no API key for {host}: set {API_KEY_VARIABLE} (the local server's admin key is only \
+         sent to this machine)"
+    )]
+    KeyIsLocal { host: String },
+    #[error("no API key: neither HOME nor XDG_DATA_HOME is set; set {API_KEY_VARIABLE}")]
+    NoHome,
+}
+
+/// A controller's address and the credential for it.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// Scheme, authority and path, without a trailing slash.
+    pub(super) base: String,
+    pub(super) is_https: bool,
+    pub(super) authorization: HeaderValue,
+}
+
+impl Endpoint {
+    /// The controller at `url`, with the key of `SCAIBUNKER_API_KEY`, else of `key_file`, else of
+    /// the local server's key file.
+    pub fn resolve(url: &str, key_file: Option<&Path>) -> Result<Self, EndpointError> {
+        let target = BaseUrl::parse(url)?;
+        let key = match (env::var(API_KEY_VARIABLE).ok(), key_file) {
+            (Some(key), _) if !key.trim().is_empty() => key,
+            (_, Some(path)) => read_key(path)?,
+            (_, None) if target.is_loopback() => read_key(&local_key_file()?)?,
+            (_, None) => return Err(EndpointError::KeyIsLocal { host: target.host }),
+        };
+        target.with_key(&key)
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+struct BaseUrl {
+    base: String,
+    host: String,
+    is_https: bool,
+}
+
+impl BaseUrl {
+    fn parse(url: &str) -> Result<Self, EndpointError> {
+        let invalid = || EndpointError::InvalidUrl { url: url.to_owned() };
+        let uri: Uri = url.parse().map_err(|_| invalid())?;
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+            return Err(invalid());
+        };
+        let is_https = *scheme == Scheme::HTTPS;
+        // User information would end up in error texts, a query in the middle of each path.
+        if !(is_https || *scheme == Scheme::HTTP)
+            || authority.as_str().contains('@')
+            || uri.query().is_some()
+        {
+            return Err(invalid());
+        }
+        let path = uri.path().trim_end_matches('/');
+        Ok(Self {
+            base: format!("{scheme}://{authority}{path}"),
+            host: authority.host().to_owned(),
+            is_https,
+        })
+    }
+
+    fn is_loopback(&self) -> bool {
+        let address = self.host.trim_start_matches('[').trim_end_matches(']');
+        self.host == "localhost"
+            || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    fn with_key(self, key: &str) -> Result<Endpoint, EndpointError> {
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
+            .map_err(|_| EndpointError::InvalidKey)?;
+        authorization.set_sensitive(true);
+        Ok(Endpoint { base: self.base, is_https: self.is_https, authorization })
+    }
+}
+
+fn read_key(path: &Path) -> Result<String, EndpointError> {
+    fs::read_to_string(path)
+        .map_err(|source| EndpointError::NoKey { path: path.to_owned(), source })
+}
+
+fn local_key_file() -> Result<PathBuf, EndpointError> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data_home = absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .ok_or(EndpointError::NoHome)?;
+    Ok(data_home.join("scaibunker/admin.key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_urls_lose_their_trailing_slash() {
+        let url = BaseUrl::parse("http://127.0.0.1:8420/").unwrap();
+        assert_eq!(url.base, "http://127.0.0.1:8420");
+        assert_eq!(BaseUrl::parse("https://a.example/x/").unwrap().base, "https://a.example/x");
+    }
+
+    #[test]
+    fn what_is_not_a_base_url_is_refused() {
+        for url in ["", "127.0.0.1:8420", "/v1", "ftp://a", "http://u:p@a", "http://a/?x=1"] {
+            assert!(BaseUrl::parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for url in ["http://127.0.0.1:1", "http://localhost", "http://[::1]:8420"] {
+            assert!(BaseUrl::parse(url).unwrap().is_loopback(), "{url}");
+        }
+        for url in ["http://10.0.0.1", "https://localhost.example", "http://[2001:db8::1]"] {
+            assert!(!BaseUrl::parse(url).unwrap().is_loopback(), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_key_is_trimmed_and_never_shown() {
+        let endpoint = BaseUrl::parse(DEFAULT_URL).unwrap().with_key("sgk_secret\n").unwrap();
+        assert_eq!(endpoint.authorization.as_bytes(), b"Bearer sgk_secret");
+        assert!(!format!("{endpoint:?} {:?}", endpoint.authorization).contains("secret"));
+        assert!(BaseUrl::parse(DEFAULT_URL).unwrap().with_key("a\nb").is_err());
+    }
+}
