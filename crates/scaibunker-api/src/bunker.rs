@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::ids::{BunkerId, ImageId, TenantId, UserId, WorkerId};
+use crate::{
+    ids::{BunkerId, ImageId, TenantId, UserId, WorkerId},
+    time,
+};
 
 /// `pending → provisioning → running ⇄ paused → terminating → terminated`, and `failed` from any
 /// of the first four.
@@ -93,12 +96,69 @@ pub enum SessionType {
     Api,
 }
 
+impl LifecycleMode {
+    /// Every mode, shortest life first.
+    pub const ALL: [Self; 3] = [Self::Ephemeral, Self::Session, Self::Persistent];
+
+    /// The mode as it appears on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ephemeral => "ephemeral",
+            Self::Session => "session",
+            Self::Persistent => "persistent",
+        }
+    }
+
+    /// Reads what [`Self::as_str`] wrote.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == text)
+    }
+}
+
+impl NetworkProfile {
+    /// The profile as it appears on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Isolated => "isolated",
+            Self::Registry => "registry",
+            Self::Allowlisted => "allowlisted",
+            Self::Unrestricted => "unrestricted",
+            Self::Transit => "transit",
+        }
+    }
+}
+
+/// One network interface of a `transit` bunker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    pub if_name: String,
+    pub bridge_name: String,
+    /// Drops frames whose source is not the interface's own.
+    #[serde(default = "spoof_guard_by_default")]
+    pub spoof_guard: bool,
+    /// `None`: the worker chooses one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+}
+
+fn spoof_guard_by_default() -> bool {
+    true
+}
+
 /// The body of `POST /bunkers`. A `None` takes the image's or the mode's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateBunker {
-    /// Name, `name@digest` or id.
+    /// Name, `name@digest` or id. Empty only with `snapshot_id`.
+    #[serde(default)]
     pub image: String,
+    /// Start from this snapshot instead of an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_id: Option<String>,
     #[serde(default)]
     pub lifecycle_mode: LifecycleMode,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,12 +167,22 @@ pub struct CreateBunker {
     pub label_set: BTreeMap<String, String>,
     #[serde(default)]
     pub network_profile: NetworkProfile,
+    /// Host names, required with `allowlisted` and refused otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_allowlist: Option<Vec<String>>,
+    /// Required with `transit` and refused otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interfaces: Option<Vec<Interface>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_millicores: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_mb: Option<u32>,
+    #[serde(default)]
+    pub gpu_count: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_lifetime_s: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +193,35 @@ pub struct CreateBunker {
     pub session_ref: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env_vars: BTreeMap<String, String>,
+    /// Egress cap, 1–10000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_mbit: Option<u32>,
+    #[serde(default)]
+    pub egress_audit: bool,
+}
+
+/// The body of `PATCH /bunkers/{id}`: what is absent stays, `null` goes back to the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchBunker {
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub name: Option<Option<String>>,
+    /// Replaces all labels.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub label_set: Option<Option<BTreeMap<String, String>>>,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub max_lifetime_s: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_s: Option<Option<u64>>,
+}
+
+/// Tells a field that is `null` from one that is absent.
+fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// A bunker's record.
@@ -141,18 +240,49 @@ pub struct Bunker {
     pub name: Option<String>,
     pub label_set: BTreeMap<String, String>,
     pub network_profile: NetworkProfile,
+    #[serde(default)]
+    pub network_allowlist: Option<Vec<String>>,
+    #[serde(default)]
+    pub interfaces: Option<Vec<Interface>>,
     pub cpu_millicores: u32,
     pub memory_mb: u32,
     pub disk_mb: u32,
+    #[serde(default)]
+    pub gpu_count: u32,
+    #[serde(default)]
+    pub gpu_type: Option<String>,
     pub max_lifetime_s: Option<u64>,
     pub idle_timeout_s: Option<u64>,
     pub session_type: SessionType,
     pub session_ref: Option<String>,
     pub env_vars: BTreeMap<String, String>,
+    #[serde(default)]
+    pub bandwidth_mbit: Option<u32>,
+    #[serde(default)]
+    pub egress_audit: bool,
+    #[serde(with = "time")]
     pub created_at: Timestamp,
+    #[serde(with = "time::optional")]
     pub started_at: Option<Timestamp>,
+    #[serde(with = "time::optional")]
     pub last_active_at: Option<Timestamp>,
+    #[serde(with = "time::optional")]
     pub expires_at: Option<Timestamp>,
+    #[serde(with = "time::optional")]
     pub terminated_at: Option<Timestamp>,
     pub ip_address: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_tells_null_from_absent() {
+        let patch: PatchBunker =
+            serde_json::from_str(r#"{"name":null,"idle_timeout_s":5}"#).unwrap();
+        assert_eq!(patch.name, Some(None));
+        assert_eq!(patch.idle_timeout_s, Some(Some(5)));
+        assert_eq!(patch.label_set, None);
+    }
 }

@@ -67,10 +67,16 @@ error_codes! {
     BunkerNotRunning = "BUNKER_NOT_RUNNING", CONFLICT;
     /// The bunker died while the request was under way.
     BunkerLost = "BUNKER_LOST", BAD_GATEWAY;
+    /// The bunker runs, but could not start the command.
+    ExecFailed = "EXEC_FAILED", BAD_GATEWAY;
+    /// The `Idempotency-Key` was used before with another body.
+    IdempotencyConflict = "IDEMPOTENCY_CONFLICT", CONFLICT;
     /// The worker and controller speak different protocol versions.
     ProtocolMismatch = "PROTOCOL_MISMATCH", CONFLICT;
     /// A bound of the service was reached; trying again later can succeed.
     RateLimited = "RATE_LIMITED", TOO_MANY_REQUESTS;
+    /// A dependency of the process does not answer; `details` name it.
+    NotReady = "NOT_READY", SERVICE_UNAVAILABLE;
     /// The process is shutting down.
     ShuttingDown = "SHUTTING_DOWN", SERVICE_UNAVAILABLE;
     /// A bug or a broken dependency; the log has the cause under the request id.

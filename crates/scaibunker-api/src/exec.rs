@@ -14,7 +14,7 @@ pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// A string goes to `/bin/sh -c`, an array is executed as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a string or an array of strings")]
 pub enum Command {
     Shell(String),
     Argv(Vec<String>),
@@ -41,6 +41,9 @@ pub struct ExecRequest {
     /// Answer with server-sent events instead of one object.
     #[serde(default)]
     pub stream: bool,
+    /// Let the command outlive the request.
+    #[serde(default)]
+    pub detach: bool,
 }
 
 fn default_timeout_s() -> u64 {

@@ -10,6 +10,7 @@ pub mod exec;
 pub mod ids;
 pub mod image;
 pub mod permission;
+pub mod time;
 pub mod worker;
 
 /// Path prefix of the module's routes.

@@ -11,7 +11,12 @@
 //! | `DELETE /bunkers/{id}` | frees everything, forgets the bunker; idempotent, 204 |
 //! | `POST /bunkers/{id}/exec` | exec frames both ways (`scaibunker-guest-protocol`), the first an [`StartExec`] |
 //!
-//! Failures are an [`crate::error::ErrorBody`] with that code's HTTP status.
+//! The answers of `POST /workers/register` ([`Registered`]) and `POST /workers/{id}/heartbeat` (an
+//! empty object) are in the envelope of [`crate::envelope`], as those of every route of the API; a
+//! worker that the controller does not know is answered 404 and registers again. A controller
+//! sends the id of the request it acts for in the header [`crate::REQUEST_ID_HEADER`].
+//!
+//! Failures on the link are an [`crate::error::ErrorBody`] with that code's HTTP status.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     exec::Command,
     ids::{BunkerId, ExecId, WorkerId},
+    time,
 };
 
 /// Version of everything in this module; a controller refuses a worker that is more than one off.
@@ -132,6 +138,7 @@ pub struct Worker {
     pub id: WorkerId,
     pub name: String,
     pub status: WorkerStatus,
+    #[serde(with = "time::optional")]
     pub last_heartbeat: Option<Timestamp>,
     pub version: String,
     pub engine: String,

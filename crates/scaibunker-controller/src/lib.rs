@@ -1,1 +1,33 @@
-//! placeholder
+//! HTTP API, rules, store and fleet of the control plane.
+//!
+//! Imports go one way: `http` reads requests and calls the services (`bunkers`, `exec`,
+//! `workers`), which decide by the rules of `domain` and carry out on `store` and `fleet`; `tasks`
+//! does the same without requests. Only `store` knows SQL, only `fleet` speaks over links, and
+//! `domain` does neither.
+
+mod app;
+mod bunkers;
+mod config;
+mod controller;
+mod data_dir;
+mod domain;
+mod exec;
+mod failure;
+mod fleet;
+mod http;
+mod server;
+mod store;
+mod tasks;
+mod workers;
+
+pub use self::{
+    config::ControllerConfig,
+    controller::{Controller, ControllerError},
+    data_dir::DataDirError,
+    store::StoreError,
+};
+
+/// Bytes as lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -10,7 +10,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 /// Largest payload of a data frame; a longer one is a protocol error.
 pub const MAX_DATA_BYTES: usize = 64 * 1024;
 
-const HEADER_BYTES: usize = 5;
+/// Bytes before the payload.
+pub const HEADER_BYTES: usize = 5;
 
 /// What a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub enum FrameKind {
     Stderr = 18,
     /// JSON [`crate::exec::Exit`]; the last frame.
     Exit = 19,
-    /// JSON error body; the last frame.
+    /// JSON [`crate::GuestError`]; on the link an error body. The last frame.
     Error = 20,
 }
 
@@ -99,13 +100,19 @@ impl Frame {
         serde_json::from_slice(&self.payload).map_err(|e| FrameError::Json(e.to_string()))
     }
 
+    /// What goes on the wire before a payload of `length` bytes.
+    #[must_use]
+    pub fn header(kind: FrameKind, length: usize) -> [u8; HEADER_BYTES] {
+        // Both limits on a payload are far below u32::MAX.
+        let [a, b, c, d] = (length as u32).to_le_bytes();
+        [kind as u8, a, b, c, d]
+    }
+
     /// The bytes that go on the wire.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(HEADER_BYTES + self.payload.len());
-        out.put_u8(self.kind as u8);
-        // Both limits on a payload are far below u32::MAX.
-        out.put_u32_le(self.payload.len() as u32);
+        out.put_slice(&Self::header(self.kind, self.payload.len()));
         out.put_slice(&self.payload);
         out.freeze()
     }

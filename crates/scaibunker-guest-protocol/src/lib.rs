@@ -32,9 +32,24 @@ pub const SCRATCH_DISK_SERIAL: &str = "scratch";
 /// Largest JSON body either side reads, in bytes.
 pub const MAX_JSON_BYTES: usize = 2 * 1024 * 1024;
 
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestErrorKind {
+    /// The request can never work in this bunker: no such user, no such directory.
+    Invalid,
+    /// The request comes at the wrong time: not prepared yet, prepared already, an id in use.
+    Conflict,
+    /// The guest could not do it.
+    #[default]
+    Failed,
+}
+
 /// Why the agent could not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct GuestError {
+    #[serde(default)]
+    pub kind: GuestErrorKind,
     pub message: String,
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One line; the worker treats every field as untrusted text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

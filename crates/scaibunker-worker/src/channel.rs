@@ -112,7 +112,7 @@ impl GuestChannel {
             .map_err(|e| ChannelError::Refused(e.to_string()))?
             .to_bytes();
         let message = serde_json::from_slice::<GuestError>(&text)
-            .map_or_else(|_| "no reason given".to_owned(), |error| error.message);
+            .map_or_else(|_| "no reason given".to_owned(), |error| printable(&error.message));
         Err(ChannelError::Refused(message))
     }
 
@@ -136,10 +136,11 @@ impl GuestChannel {
         sender.ready().await?;
         Ok(sender.send_request(request).await?)
     }
+}
 
-    /// Whether the session has ended.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
+/// A guest's words, fit for a log and an error text: one short line of printable characters.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    const MAX_CHARS: usize = 400;
+    text.chars().take(MAX_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,6 +1,6 @@
 //! What a worker needs to know before it starts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Settings of one worker.
 #[derive(Debug, Clone)]
@@ -22,12 +22,59 @@ pub struct WorkerConfig {
     pub worker_token: String,
     /// Built-in images to offer, by name.
     pub images: Vec<String>,
-    /// Ready microVMs kept for each shape in use.
+    /// Ready microVMs kept for each kind of bunker in use.
     pub pool_size: usize,
-    /// VMM processes kept started but empty, for each shape in use.
-    pub dormant_size: usize,
+    pub overcommit: Overcommit,
     /// Leave bunkers running when the server stops, for the next one to adopt.
     pub keep_bunkers: bool,
+}
+
+impl WorkerConfig {
+    /// Directories of the running VMs.
+    #[must_use]
+    pub fn vms_dir(&self) -> PathBuf {
+        self.data_dir.join("vms")
+    }
+
+    /// Formatted disks that scratch disks are copies of.
+    #[must_use]
+    pub fn disks_dir(&self) -> PathBuf {
+        self.data_dir.join("disks")
+    }
+
+    /// The empty directory on which each jail mounts its root.
+    #[must_use]
+    pub fn jail_root(&self) -> PathBuf {
+        self.data_dir.join("jail")
+    }
+
+    /// Finds a program as a shell would.
+    #[must_use]
+    pub fn find_program(name: &str) -> Option<PathBuf> {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_executable(file))
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+/// How many times over the host's resources are promised. A bunker rarely uses all of what it
+/// may: an idle one of 256 MiB holds some 20 MiB. What is really used stays bounded by the host:
+/// all VMs together live in one cgroup that leaves the server its share of memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Overcommit {
+    pub cpu: f64,
+    pub memory: f64,
+    pub disk: f64,
+}
+
+impl Default for Overcommit {
+    fn default() -> Self {
+        Self { cpu: 64.0, memory: 2.0, disk: 4.0 }
+    }
 }
 
 /// How guest code is run.

@@ -5,13 +5,20 @@
 pub mod assets;
 pub mod channel;
 pub mod config;
+pub mod doctor;
 pub mod engine;
+pub mod guest_log;
 pub mod jail;
+pub mod link;
 pub mod pool;
 pub mod scratch;
+pub mod seat;
 pub mod supervisor;
 pub mod vm;
 pub mod vm_home;
+pub mod worker;
+
+pub use worker::{Worker, WorkerError};
 
 /// An error and its causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {

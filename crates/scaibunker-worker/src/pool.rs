@@ -2,7 +2,8 @@
 //!
 //! For each kind of VM in use the pool keeps `pool_size` ready ones. A create takes a ready one;
 //! without any it makes its own. What was taken is made again in the background, one VM at a
-//! time, and only while no create is waiting, so that refilling never slows a caller down.
+//! time, at a low CPU priority and only while no create is waiting, so that refilling does not
+//! slow callers down.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     assets::BakedImage,
     engine::{EngineError, Shape, Template},
+    jail::CpuPriority,
     vm::{Host, Vm, VmError},
 };
 
@@ -92,13 +94,16 @@ impl Pool {
         &self.host
     }
 
-    /// A ready VM of that kind: from the shelf, else made now.
-    pub async fn take(&self, kind: &Kind) -> Result<Vm, VmError> {
+    /// A ready VM from the shelf, if there is one of that kind.
+    pub fn take_ready(&self, kind: &Kind) -> Option<Vm> {
         self.ask_for(kind);
-        if let Some(vm) = self.pop(kind) {
-            self.taken.notify_one();
-            return Ok(vm);
-        }
+        let vm = self.pop(kind);
+        self.taken.notify_one();
+        vm
+    }
+
+    /// A VM of that kind made now, for a caller who waits.
+    pub async fn make_now(&self, kind: &Kind) -> Result<Vm, VmError> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let made = self.make_in_foreground(kind).await;
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -134,7 +139,7 @@ impl Pool {
                 }
                 continue;
             };
-            match self.make(&kind).await {
+            match self.make(&kind, CpuPriority::Background).await {
                 Ok(vm) => self.shelf().ready.entry(kind).or_default().push_back(vm),
                 Err(error) => {
                     tracing::warn!(image = kind.shape.image, error = %crate::chain(&error), "cannot refill the warm pool");
@@ -158,7 +163,7 @@ impl Pool {
             if self.pool_size == 0 {
                 self.template(&kind.shape).await?;
             } else {
-                let vm = self.make(kind).await?;
+                let vm = self.make(kind, CpuPriority::Normal).await?;
                 self.shelf().ready.entry(kind.clone()).or_default().push_back(vm);
             }
         }
@@ -186,16 +191,12 @@ impl Pool {
     async fn make_in_foreground(&self, kind: &Kind) -> Result<Vm, VmError> {
         // The semaphore is never closed; without a permit the VM is made all the same.
         let _permit = self.foreground.acquire().await.ok();
-        // Another create may have given its VM back to the shelf meanwhile.
-        match self.pop(kind) {
-            Some(vm) => Ok(vm),
-            None => self.make(kind).await,
-        }
+        self.make(kind, CpuPriority::Normal).await
     }
 
-    async fn make(&self, kind: &Kind) -> Result<Vm, VmError> {
+    async fn make(&self, kind: &Kind, priority: CpuPriority) -> Result<Vm, VmError> {
         let template = self.template(&kind.shape).await?;
-        let mut vm = self.host.spawn(&template, kind.disk_mb).await?;
+        let mut vm = self.host.spawn(&template, kind.disk_mb, priority).await?;
         match vm.prepare(&template).await {
             Ok(()) => Ok(vm),
             Err(error) => {
@@ -215,7 +216,7 @@ impl Pool {
             let unknown = || EngineError::Protocol(format!("no image named {}", shape.image));
             let image = self.images.get(&shape.image).ok_or_else(unknown)?;
             let started = tokio::time::Instant::now();
-            let template = self.host.engine.boot_template(shape, image).await?;
+            let template = self.host.boot_template(shape, image).await?;
             tracing::info!(
                 image = shape.image,
                 memory_mb = shape.memory_mb,

@@ -34,6 +34,14 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ScratchE
     move |source| ScratchError::Io { what, path, source }
 }
 
+/// A writable disk of one VM.
+#[derive(Debug)]
+pub struct ScratchDisk {
+    pub file: File,
+    /// The most it may hold on the host, in bytes.
+    pub max_bytes: u64,
+}
+
 /// The formatted prototypes of this server.
 #[derive(Debug)]
 pub struct ScratchDisks {
@@ -49,16 +57,17 @@ impl ScratchDisks {
     }
 
     /// Makes a fresh disk at `path` whose file system has `disk_mb` MiB.
-    pub async fn create(&self, path: &Path, disk_mb: u32) -> Result<File, ScratchError> {
+    pub async fn create(&self, path: &Path, disk_mb: u32) -> Result<ScratchDisk, ScratchError> {
         let prototype = self.dir.join(format!("{disk_mb}.ext4"));
         if !prototype.exists() {
             self.format(&prototype, disk_mb).await?;
         }
         let path = path.to_path_buf();
         let copy = move || copy_sparse(&prototype, &path).map_err(failed("make", &path));
-        tokio::task::spawn_blocking(copy)
+        let file = tokio::task::spawn_blocking(copy)
             .await
-            .map_err(|e| ScratchError::Mkfs(format!("the copy was interrupted: {e}")))?
+            .map_err(|e| ScratchError::Mkfs(format!("the copy was interrupted: {e}")))??;
+        Ok(ScratchDisk { file, max_bytes: u64::from(disk_mb) << 20 })
     }
 
     /// Two callers may format the same size at once; the second rename replaces an equal file.
@@ -122,8 +131,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disks = ScratchDisks::new(dir.path().join("prototypes")).unwrap();
         let path = dir.path().join("scratch.ext4");
-        let file = disks.create(&path, 256).await.unwrap();
-        let metadata = file.metadata().unwrap();
+        let disk = disks.create(&path, 256).await.unwrap();
+        let metadata = disk.file.metadata().unwrap();
         assert_eq!(metadata.len(), DEVICE_BYTES);
         assert!(metadata.blocks() * 512 < 16 << 20);
         let check = Command::new("e2fsck").args(["-fn"]).arg(&path).output().await.unwrap();

@@ -23,10 +23,11 @@ use crate::{
     chain,
     channel::GuestChannel,
     engine::Shape,
+    guest_log,
     jail::{Cgroup, JailedProcess},
     pool::{Kind, Pool},
     vm::{Vm, VmError},
-    vm_home::{Claim, VmHome, VmRecord},
+    vm_home::{Claim, ProcessMark, VmHome},
 };
 
 /// What an exec needs to know of a running bunker.
@@ -89,21 +90,16 @@ impl Supervisor {
             let message = "the worker is shutting down; try another one";
             return Err(ErrorBody::new(ErrorCode::ShuttingDown, message));
         }
-        let image_user = match self.pool.image(&spec.image) {
-            Some(image) => image.config.user.clone(),
-            None => {
-                let message = format!("this worker has no image `{}`", spec.image);
-                return Err(ErrorBody::new(ErrorCode::NoSuitableWorker, message));
-            }
+        let Some(image) = self.pool.image(&spec.image) else {
+            let message = format!("this worker has no image `{}`", spec.image);
+            return Err(ErrorBody::new(ErrorCode::NoSuitableWorker, message));
         };
         let (bunker, is_new) = self.entry(id);
         if is_new {
-            let claim = Claim {
-                bunker_id: id,
-                image_user,
-                env: spec.env_vars.clone(),
-                started_at: Timestamp::now(),
-            };
+            let mut env = image.config.env.clone();
+            env.extend(spec.env_vars.clone());
+            let image_user = image.config.user.clone();
+            let claim = Claim { bunker_id: id, image_user, env, started_at: Timestamp::now() };
             let (supervisor, driven) = (Arc::clone(self), Arc::clone(&bunker));
             self.tasks.spawn(async move {
                 let started = supervisor.make(&spec, claim, &request_id).await;
@@ -145,14 +141,16 @@ impl Supervisor {
             vcpus: spec.cpu_millicores.div_ceil(1000).max(1),
             memory_mb: spec.memory_mb,
         };
-        let mut vm = self.pool.take(&Kind { shape, disk_mb: spec.disk_mb }).await?;
-        match vm.claim(claim, spec.cpu_millicores, spec.memory_mb, request_id).await {
-            Ok(()) => Ok(vm),
-            Err(error) => {
-                vm.destroy().await;
-                Err(error)
+        let kind = Kind { shape, disk_mb: spec.disk_mb };
+        if let Some(vm) = self.pool.take_ready(&kind) {
+            match give(vm, claim.clone(), spec, request_id).await {
+                Ok(vm) => return Ok(vm),
+                // It died on the shelf, which need not concern the caller.
+                Err(error) => tracing::warn!(error = %chain(&error), "a ready VM was unusable"),
             }
         }
+        let vm = self.pool.make_now(&kind).await?;
+        give(vm, claim, spec, request_id).await
     }
 
     /// Owns the VM until it ends, is deleted, or the server stops.
@@ -164,6 +162,8 @@ impl Supervisor {
         let reason = match running {
             Ok((vm, (channel, Some(claim)))) => {
                 tracing::info!(bunker_id = %id, "bunker runs");
+                // Ends with the session.
+                tokio::spawn(guest_log::follow(channel.clone(), id));
                 bunker.state.send_replace(State::Running(Guest { channel, claim }));
                 let reason = tokio::select! {
                     reason = vm.ended() => reason,
@@ -181,7 +181,7 @@ impl Supervisor {
                 vm.destroy().await;
                 "the VM lost its owner".to_owned()
             }
-            Err(error) => format!("cannot start the microVM: {}", chain(&error)),
+            Err(error) => format!("cannot use the microVM: {}", chain(&error)),
         };
         tracing::info!(bunker_id = %id, reason, "bunker ended");
         bunker.state.send_replace(State::Ended { reason });
@@ -237,59 +237,77 @@ impl Supervisor {
         bunkers.iter().map(|(id, bunker)| report(*id, &bunker.state.borrow())).collect()
     }
 
-    /// Adopts the bunkers of an earlier server whose VMs still run, and frees all else it left.
+    /// Takes over what an earlier server left: bunkers whose VMs still run are adopted, all else
+    /// is freed. Returns once every bunker is known; those that are being adopted report
+    /// `Starting` until their agent has answered.
     pub async fn recover(self: &Arc<Self>) -> io::Result<()> {
-        for (home, record) in VmHome::scan(&self.pool.host().vms_dir)? {
-            match record {
-                Some(record) => self.recover_one(home, record).await,
-                None => self.reap(home, None).await,
+        for home in VmHome::scan(&self.pool.host().vms_dir)? {
+            let process = home.record().process.and_then(same_process);
+            match (home.record().claim.as_ref().map(|claim| claim.bunker_id), process) {
+                (Some(id), Some(process)) => self.adopt(id, home, process),
+                (Some(id), None) => {
+                    self.reap(home, None).await;
+                    let reason = "its VM had ended when the worker came back".to_owned();
+                    tracing::info!(bunker_id = %id, reason, "bunker ended");
+                    self.entry(id).0.state.send_replace(State::Ended { reason });
+                }
+                (None, process) => self.reap(home, process).await,
             }
         }
         Ok(())
     }
 
-    async fn recover_one(self: &Arc<Self>, home: VmHome, record: VmRecord) {
-        let alive = record.process.filter(|mark| mark.is_alive());
-        let (Some(mark), Some(claim)) = (alive, record.claim.clone()) else {
-            return self.reap(home, Some(record)).await;
-        };
-        let Ok(process) = JailedProcess::adopt(mark.pid) else {
-            return self.reap(home, Some(record)).await;
-        };
-        let id = claim.bunker_id;
+    fn adopt(self: &Arc<Self>, id: BunkerId, home: VmHome, process: JailedProcess) {
         let (bunker, _) = self.entry(id);
-        let adopted = self.pool.host().adopt(home, record, process).await;
-        match &adopted {
-            Ok(_) => tracing::info!(bunker_id = %id, "bunker adopted"),
-            Err(error) => {
-                tracing::warn!(bunker_id = %id, error = %chain(error), "cannot adopt a bunker");
-            }
-        }
         let supervisor = Arc::clone(self);
-        self.tasks.spawn(async move { supervisor.drive(id, &bunker, adopted).await });
+        self.tasks.spawn(async move {
+            let adopted = supervisor.pool.host().adopt(home, process).await;
+            if adopted.is_ok() {
+                tracing::info!(bunker_id = %id, "bunker adopted");
+            }
+            supervisor.drive(id, &bunker, adopted).await;
+        });
     }
 
     /// Frees what an earlier server left of a VM that no bunker uses.
-    async fn reap(&self, home: VmHome, record: Option<VmRecord>) {
-        let mark = record.and_then(|record| record.process).filter(|mark| mark.is_alive());
-        let process = mark.and_then(|mark| JailedProcess::adopt(mark.pid).ok());
+    async fn reap(&self, home: VmHome, process: Option<JailedProcess>) {
         let cgroup = self.pool.host().cgroups.as_ref().map(|root| Cgroup::open(root, &home.name()));
         tracing::info!(vm_id = home.name(), "freeing what an earlier server left");
-        let free = move || {
-            drop(process);
-            // A VMM that was started but not yet written down is known by its cgroup alone.
-            for pid in cgroup.iter().flat_map(Cgroup::pids) {
-                drop(JailedProcess::adopt(pid));
-            }
-            drop((cgroup, home));
-        };
-        let _ = tokio::task::spawn_blocking(free).await;
+        // Waits for the VMM's end. A failure would be a panic, which has been reported already.
+        let _ = tokio::task::spawn_blocking(move || drop((process, cgroup, home))).await;
     }
 
     /// Returns once every bunker has been ended or left, after `shutdown` was cancelled.
     pub async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// The process that the mark names, if it still is there. The mark is looked at again after the
+/// process is held, because the pid may have gone to another one in between.
+fn same_process(mark: ProcessMark) -> Option<JailedProcess> {
+    let process = JailedProcess::adopt(mark.pid).ok()?;
+    if mark.is_alive() {
+        return Some(process);
+    }
+    process.leave_running();
+    None
+}
+
+/// Makes the VM the bunker's, or frees it.
+async fn give(
+    mut vm: Vm,
+    claim: Claim,
+    spec: &StartBunker,
+    request_id: &str,
+) -> Result<Vm, VmError> {
+    match vm.claim(claim, spec.cpu_millicores, spec.memory_mb, request_id).await {
+        Ok(()) => Ok(vm),
+        Err(error) => {
+            vm.destroy().await;
+            Err(error)
+        }
     }
 }
 

@@ -8,23 +8,24 @@
 //! order.
 
 use std::{
-    collections::BTreeSet,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use scaibunker_api::ids::{BunkerId, VmId};
+use scaibunker_api::ids::BunkerId;
 use scaibunker_guest_protocol::identity::{ENTROPY_BYTES, Identity, Prepare};
 use uuid::Uuid;
 
 use crate::{
+    assets::BakedImage,
     channel::{ChannelError, GuestChannel},
-    engine::{Engine, EngineError, MicroVm, Seat, Template},
-    jail::{Cgroup, CgroupLimits, CgroupRoot, JailError, JailedProcess},
+    engine::{Engine, EngineError, MicroVm, Shape, Template},
+    jail::{Cgroup, CgroupLimits, CgroupRoot, CpuPriority, JailError, JailedProcess},
     scratch::{ScratchDisks, ScratchError},
-    vm_home::{Claim, ProcessMark, VmHome, VmRecord},
+    seat::{Seat, SeatError, UidSlots},
+    vm_home::{Claim, VmHome},
 };
 
 /// A guest confirms its identity in milliseconds; one that takes this long is given up.
@@ -47,6 +48,8 @@ pub enum VmError {
     #[error(transparent)]
     Scratch(#[from] ScratchError),
     #[error(transparent)]
+    Seat(#[from] SeatError),
+    #[error(transparent)]
     Jail(#[from] JailError),
     #[error("the guest did not confirm its identity")]
     Guest(#[from] ChannelError),
@@ -68,96 +71,61 @@ pub struct Host {
     pub uid_slots: Arc<UidSlots>,
 }
 
-/// Hands out the numbers behind the jails' uids, each to one VM at a time.
-#[derive(Debug, Default)]
-pub struct UidSlots {
-    taken: Mutex<BTreeSet<u32>>,
-}
-
-/// A number in use; dropping it gives it back.
-#[derive(Debug)]
-pub struct UidSlot {
-    slots: Arc<UidSlots>,
-    number: u32,
-}
-
-impl UidSlots {
-    /// The lowest free number. Templates use 0.
-    pub fn take(self: &Arc<Self>) -> UidSlot {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut number = 1;
-        while taken.contains(&number) {
-            number += 1;
-        }
-        taken.insert(number);
-        UidSlot { slots: Arc::clone(self), number }
-    }
-
-    /// Marks the number of an adopted VM as taken.
-    pub fn take_again(self: &Arc<Self>, number: u32) -> UidSlot {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
-        UidSlot { slots: Arc::clone(self), number }
-    }
-}
-
-impl Drop for UidSlot {
-    fn drop(&mut self) {
-        self.slots.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
-    }
-}
-
 /// A microVM at any stage. The fields' order is the order in which they are freed.
 pub struct Vm {
     channel: Option<GuestChannel>,
     machine: Box<dyn MicroVm>,
-    cgroup: Option<Cgroup>,
-    home: VmHome,
-    _uid_slot: UidSlot,
-    record: VmRecord,
+    seat: Seat,
 }
 
 impl Host {
+    /// Boots a template of that shape.
+    pub async fn boot_template(
+        &self,
+        shape: &Shape,
+        image: &BakedImage,
+    ) -> Result<Template, VmError> {
+        let mut seat = self.seat(shape, CpuPriority::Normal)?;
+        Ok(self.engine.boot_template(shape, image, &mut seat).await?)
+    }
+
     /// Starts a VMM for a clone of `template`, with a disk of its own.
-    pub async fn spawn(&self, template: &Arc<Template>, disk_mb: u32) -> Result<Vm, VmError> {
-        let uid_slot = self.uid_slots.take();
-        let vm_id = VmId::generate();
-        let mut record = VmRecord { vm_id, uid_slot: uid_slot.number, process: None, claim: None };
-        let home =
-            VmHome::create(&self.vms_dir, &record).map_err(io_failed("make a VM's directory"))?;
-        let cgroup = match &self.cgroups {
-            Some(root) => Some(Cgroup::create(root, &home.name())?),
-            None => None,
-        };
-        if let Some(cgroup) = &cgroup {
-            cgroup.limit(limits(PREPARING_CPU_MILLICORES, template.shape.memory_mb))?;
+    pub async fn spawn(
+        &self,
+        template: &Arc<Template>,
+        disk_mb: u32,
+        priority: CpuPriority,
+    ) -> Result<Vm, VmError> {
+        let mut seat = self.seat(&template.shape, priority)?;
+        let scratch = self.disks.create(&seat.home.scratch_path(), disk_mb).await?;
+        let machine = self.engine.spawn_clone(template, &mut seat, scratch).await?;
+        Ok(Vm { channel: None, machine, seat })
+    }
+
+    fn seat(&self, shape: &Shape, priority: CpuPriority) -> Result<Seat, VmError> {
+        let seat = Seat::take(&self.vms_dir, self.cgroups.as_ref(), &self.uid_slots)?;
+        if let Some(cgroup) = &seat.cgroup {
+            cgroup.limit(limits(PREPARING_CPU_MILLICORES, shape.memory_mb, priority))?;
         }
-        let scratch = self.disks.create(&home.scratch_path(), disk_mb).await?;
-        let seat = Seat {
-            home: &home,
-            scratch,
-            disk_mb,
-            uid_slot: uid_slot.number,
-            cgroup: cgroup.as_ref(),
-        };
-        let machine = self.engine.spawn_clone(template, seat).await?;
-        let mark = ProcessMark::of(machine.process().pid());
-        record.process = Some(mark.map_err(io_failed("identify the VMM process"))?);
-        home.write(&record).map_err(io_failed("write a VM's record"))?;
-        Ok(Vm { channel: None, machine, cgroup, home, _uid_slot: uid_slot, record })
+        Ok(seat)
     }
 
     /// Takes over a running VM of an earlier server; its agent must answer.
-    pub async fn adopt(
-        &self,
-        home: VmHome,
-        record: VmRecord,
-        process: JailedProcess,
-    ) -> Result<Vm, VmError> {
-        let uid_slot = self.uid_slots.take_again(record.uid_slot);
-        let cgroup = self.cgroups.as_ref().map(|root| Cgroup::open(root, &home.name()));
+    pub async fn adopt(&self, home: VmHome, process: JailedProcess) -> Result<Vm, VmError> {
         let machine = self.engine.adopt(process).await?;
-        let channel = GuestChannel::connect(&home, CONFIRM_LIMIT).await?;
-        Ok(Vm { channel: Some(channel), machine, cgroup, home, _uid_slot: uid_slot, record })
+        let uid = self.uid_slots.take_again(home.record().uid_slot);
+        let cgroup = self.cgroups.as_ref().map(|root| Cgroup::open(root, &home.name()));
+        let seat = Seat { cgroup, home, uid };
+        let channel = GuestChannel::connect(&seat.home, CONFIRM_LIMIT).await;
+        let mut vm = Vm { channel: None, machine, seat };
+        match channel {
+            Ok(channel) => vm.channel = Some(channel),
+            Err(error) => {
+                vm.destroy().await;
+                return Err(error.into());
+            }
+        }
+        Ok(vm)
     }
 }
 
@@ -166,7 +134,7 @@ impl Vm {
     pub async fn prepare(&mut self, template: &Template) -> Result<(), VmError> {
         self.machine.restore(template).await?;
         self.machine.resume().await?;
-        let channel = GuestChannel::connect(&self.home, CONFIRM_LIMIT).await?;
+        let channel = GuestChannel::connect(&self.seat.home, CONFIRM_LIMIT).await?;
         let warm_up = template.image.config.warm_up.first().cloned().unwrap_or_default();
         let prepare = Prepare { identity: fresh_identity("bunker".to_owned())?, warm_up };
         channel.post("/prepare", &prepare, "", CONFIRM_LIMIT).await?;
@@ -185,10 +153,9 @@ impl Vm {
         request_id: &str,
     ) -> Result<(), VmError> {
         let hostname = hostname(claim.bunker_id);
-        self.record.claim = Some(claim);
-        self.home.write(&self.record).map_err(io_failed("write a VM's record"))?;
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.limit(limits(cpu_millicores, memory_mb))?;
+        self.seat.home.set_claim(claim).map_err(io_failed("write a VM's record"))?;
+        if let Some(cgroup) = &self.seat.cgroup {
+            cgroup.limit(limits(cpu_millicores, memory_mb, CpuPriority::Normal))?;
         }
         self.machine.resume().await?;
         let identity = fresh_identity(hostname)?;
@@ -206,13 +173,13 @@ impl Vm {
     /// The bunker that owns the VM.
     #[must_use]
     pub fn owner(&self) -> Option<&Claim> {
-        self.record.claim.as_ref()
+        self.seat.home.record().claim.as_ref()
     }
 
     /// Waits for the VMM's end and tells why it ended.
     pub async fn ended(&self) -> String {
         let how = self.machine.process().ended().await;
-        if self.cgroup.as_ref().is_some_and(Cgroup::was_oom_killed) {
+        if self.seat.cgroup.as_ref().is_some_and(Cgroup::was_oom_killed) {
             return "the VMM process was killed for using more memory than its bound".to_owned();
         }
         how.unwrap_or_else(|error| format!("the VMM process cannot be watched: {error}"))
@@ -227,16 +194,14 @@ impl Vm {
     /// Leaves the VM running for the next server.
     pub fn leave_running(self) {
         self.machine.into_process().leave_running();
-        if let Some(cgroup) = self.cgroup {
-            cgroup.leave();
-        }
-        self.home.leave();
+        self.seat.leave();
     }
 }
 
-fn limits(cpu_millicores: u32, memory_mb: u32) -> CgroupLimits {
+fn limits(cpu_millicores: u32, memory_mb: u32, cpu_priority: CpuPriority) -> CgroupLimits {
     CgroupLimits {
         cpu_millicores,
+        cpu_priority,
         memory_bytes: u64::from(memory_mb + VMM_OVERHEAD_MB) << 20,
         max_tasks: MAX_VMM_TASKS,
     }
@@ -265,17 +230,6 @@ fn fresh_identity(hostname: String) -> Result<Identity, VmError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_uid_serves_one_vm_at_a_time() {
-        let slots = Arc::new(UidSlots::default());
-        let (first, second) = (slots.take(), slots.take());
-        assert_eq!((first.number, second.number), (1, 2));
-        drop(first);
-        assert_eq!(slots.take().number, 1);
-        let adopted = slots.take_again(7);
-        assert_eq!(adopted.number, 7);
-    }
 
     #[test]
     fn identities_differ_and_names_are_host_names() {

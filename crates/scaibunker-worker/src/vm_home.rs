@@ -7,8 +7,8 @@
 //!                        stderr        what the VMM printed
 //! ```
 //!
-//! A record without a bunker belongs to the warm pool; a restarted server reaps it. A record with
-//! one is adopted while its process lives.
+//! A record without a claim belongs to the warm pool; a restarted server frees its VM. One with a
+//! claim is adopted while its process lives.
 
 use std::{
     collections::BTreeMap,
@@ -29,9 +29,8 @@ use scaibunker_api::ids::{BunkerId, VmId};
 use serde::{Deserialize, Serialize};
 
 /// What survives the server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRecord {
-    pub vm_id: VmId,
     /// Slot of the uid range that the VMM runs under.
     pub uid_slot: u32,
     pub process: Option<ProcessMark>,
@@ -50,6 +49,7 @@ pub struct ProcessMark {
 pub struct Claim {
     pub bunker_id: BunkerId,
     pub image_user: String,
+    /// The image's and the bunker's.
     pub env: BTreeMap<String, String>,
     pub started_at: Timestamp,
 }
@@ -78,35 +78,57 @@ impl ProcessMark {
 #[derive(Debug)]
 pub struct VmHome {
     path: PathBuf,
+    record: VmRecord,
     keep: bool,
 }
 
 impl VmHome {
     /// Makes the directory with its first record.
-    pub fn create(vms_dir: &Path, record: &VmRecord) -> io::Result<Self> {
-        let home = Self { path: vms_dir.join(record.vm_id.to_string()), keep: false };
+    pub fn create(vms_dir: &Path, vm_id: VmId, uid_slot: u32) -> io::Result<Self> {
+        let record = VmRecord { uid_slot, process: None, claim: None };
+        let home = Self { path: vms_dir.join(vm_id.to_string()), record, keep: false };
         fs::DirBuilder::new().mode(0o700).create(&home.path)?;
-        home.write(record)?;
+        home.write()?;
         Ok(home)
     }
 
-    /// The homes an earlier server left, with what can be read of their records.
-    pub fn scan(vms_dir: &Path) -> io::Result<Vec<(Self, Option<VmRecord>)>> {
+    /// The homes an earlier server left. One whose record was never written has an empty one:
+    /// its server died before it started a process.
+    pub fn scan(vms_dir: &Path) -> io::Result<Vec<Self>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(vms_dir)? {
-            let home = Self { path: entry?.path(), keep: false };
-            let record = fs::read(home.path.join("record.json"))
+            let path = entry?.path();
+            let record = fs::read(path.join("record.json"))
                 .ok()
-                .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            found.push((home, record));
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+                .unwrap_or_default();
+            found.push(Self { path, record, keep: false });
         }
         Ok(found)
     }
 
+    /// What is written down of the VM.
+    #[must_use]
+    pub fn record(&self) -> &VmRecord {
+        &self.record
+    }
+
+    /// Writes down the VMM process.
+    pub fn set_process(&mut self, pid: i32) -> io::Result<()> {
+        self.record.process = Some(ProcessMark::of(pid)?);
+        self.write()
+    }
+
+    /// Writes down the bunker that owns the VM.
+    pub fn set_claim(&mut self, claim: Claim) -> io::Result<()> {
+        self.record.claim = Some(claim);
+        self.write()
+    }
+
     /// Replaces the record; a reader sees the old or the new one, never a part.
-    pub fn write(&self, record: &VmRecord) -> io::Result<()> {
+    fn write(&self) -> io::Result<()> {
         let next = self.path.join("record.json.next");
-        fs::write(&next, serde_json::to_vec(record)?)?;
+        fs::write(&next, serde_json::to_vec(&self.record)?)?;
         fs::rename(next, self.path.join("record.json"))
     }
 
@@ -180,19 +202,18 @@ impl Drop for VmHome {
 mod tests {
     use super::*;
 
-    fn record() -> VmRecord {
-        VmRecord { vm_id: VmId::generate(), uid_slot: 3, process: None, claim: None }
-    }
-
     #[test]
     fn a_dropped_home_is_gone_and_a_left_one_is_found_again() {
         let dir = tempfile::tempdir().unwrap();
-        drop(VmHome::create(dir.path(), &record()).unwrap());
+        drop(VmHome::create(dir.path(), VmId::generate(), 1).unwrap());
         assert!(VmHome::scan(dir.path()).unwrap().is_empty());
-        let kept = record();
-        VmHome::create(dir.path(), &kept).unwrap().leave();
+        let mut kept = VmHome::create(dir.path(), VmId::generate(), 3).unwrap();
+        kept.set_process(std::process::id() as i32).unwrap();
+        let record = kept.record().clone();
+        kept.leave();
         let found = VmHome::scan(dir.path()).unwrap();
-        assert_eq!(found[0].1.as_ref(), Some(&kept));
+        assert_eq!(found[0].record(), &record);
+        assert!(found[0].record().process.unwrap().is_alive());
     }
 
     #[test]
@@ -207,7 +228,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("d".repeat(120));
         fs::create_dir(&deep).unwrap();
-        let home = VmHome::create(&deep, &record()).unwrap();
+        let home = VmHome::create(&deep, VmId::generate(), 0).unwrap();
         let _listener = home.listen("agent.sock").unwrap();
         home.connect("agent.sock").await.unwrap();
     }

@@ -23,12 +23,12 @@ use scaibunker_api::{
 };
 use serde::de::DeserializeOwned;
 
+use self::transport::{Answer, Transport};
 pub use self::{
-    endpoint::{DEFAULT_URL, Endpoint, EndpointError},
-    error::{ClientError, Refusal},
+    endpoint::{DEFAULT_URL, Endpoint},
+    error::ClientError,
     exec_stream::{ExecEvent, ExecStream},
 };
-use self::transport::Transport;
 
 /// Records asked for with one list call; the server's own ceiling.
 const PAGE_LIMIT: u32 = 200;
@@ -37,8 +37,18 @@ const PAGE_LIMIT: u32 = 200;
 /// cannot keep a client for ever.
 const MAX_PAGES: usize = 10_000;
 
-/// Pause between two looks at a bunker that is on its way to a state.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// First pause between two looks at a bunker on its way to its end; it doubles up to the longest.
+const FIRST_POLL_INTERVAL: Duration = Duration::from_millis(20);
+const LONGEST_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a bunker may take to end once that was accepted.
+const END_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long an answer may take. The longest are creates, which the server ends after 60 s.
+const ANSWER_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long past a command's own time limit its answer may come.
+const EXEC_GRACE: Duration = Duration::from_secs(60);
 
 /// A controller and the credential to call it with.
 #[derive(Clone, Debug)]
@@ -57,32 +67,42 @@ impl Client {
         &self,
         bunker: &CreateBunker,
         wait: bool,
-    ) -> Result<Bunker, ClientError> {
+    ) -> Result<Envelope<Bunker>, ClientError> {
         let path = if wait { "/bunkers?wait=true" } else { "/bunkers" };
-        let answer = self.transport.json(Method::POST, path, Some(bunker)).await?;
-        Ok(answer.decode::<Envelope<Bunker>>()?.data)
+        self.transport.json(Method::POST, path, Some(bunker), ANSWER_LIMIT).await?.decode()
     }
 
     /// One bunker's record.
     pub async fn bunker(&self, id: BunkerId) -> Result<Bunker, ClientError> {
-        let answer = self.transport.get(&format!("/bunkers/{id}")).await?;
+        let answer = self.get(&format!("/bunkers/{id}")).await?;
         Ok(answer.decode::<Envelope<Bunker>>()?.data)
     }
 
     /// Asks for a bunker's end. Asking again is no error.
     pub async fn delete_bunker(&self, id: BunkerId) -> Result<(), ClientError> {
         let path = format!("/bunkers/{id}");
-        self.transport.json(Method::DELETE, &path, None::<&()>).await?;
+        self.transport.json(Method::DELETE, &path, None::<&()>, ANSWER_LIMIT).await?;
         Ok(())
     }
 
-    /// Deletes a bunker and returns once the server reports that nothing of it is left.
-    pub async fn delete_bunker_and_wait(&self, id: BunkerId) -> Result<(), ClientError> {
+    /// Deletes a bunker and returns its last record once the server reports that nothing of it is
+    /// left.
+    pub async fn delete_bunker_and_wait(&self, id: BunkerId) -> Result<Bunker, ClientError> {
         self.delete_bunker(id).await?;
-        while !self.bunker(id).await?.status.is_terminal() {
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-        Ok(())
+        let ended = async {
+            let mut pause = FIRST_POLL_INTERVAL;
+            loop {
+                let bunker = self.bunker(id).await?;
+                if bunker.status.is_terminal() {
+                    return Ok(bunker);
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_POLL_INTERVAL);
+            }
+        };
+        tokio::time::timeout(END_LIMIT, ended)
+            .await
+            .unwrap_or(Err(ClientError::TooSlow { limit_s: END_LIMIT.as_secs() }))
     }
 
     /// Every bunker the caller sees, newest first, all pages.
@@ -107,9 +127,14 @@ impl Client {
     }
 
     /// Runs a command and returns its collected output.
-    pub async fn exec(&self, id: BunkerId, request: &ExecRequest) -> Result<ExecAnswer, ClientError> {
+    pub async fn exec(
+        &self,
+        id: BunkerId,
+        request: &ExecRequest,
+    ) -> Result<ExecAnswer, ClientError> {
         let path = format!("/bunkers/{id}/exec");
-        let answer = self.transport.json(Method::POST, &path, Some(request)).await?;
+        let limit = Duration::from_secs(request.timeout_s).saturating_add(EXEC_GRACE);
+        let answer = self.transport.json(Method::POST, &path, Some(request), limit).await?;
         Ok(answer.decode::<Envelope<ExecAnswer>>()?.data)
     }
 
@@ -136,12 +161,16 @@ impl Client {
         self.every_page("/workers?").await
     }
 
+    async fn get(&self, path: &str) -> Result<Answer, ClientError> {
+        self.transport.json(Method::GET, path, None::<&()>, ANSWER_LIMIT).await
+    }
+
     /// Follows the cursors of a list route; `path` ends where a query parameter may be added.
     async fn every_page<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
         let mut records = Vec::new();
         let mut cursor = String::new();
         for _ in 0..MAX_PAGES {
-            let answer = self.transport.get(&format!("{path}limit={PAGE_LIMIT}{cursor}")).await?;
+            let answer = self.get(&format!("{path}limit={PAGE_LIMIT}{cursor}")).await?;
             let page = answer.decode::<ListEnvelope<T>>()?;
             records.extend(page.data);
             match page.next_cursor {

@@ -1,1 +1,37 @@
-fn main() {}
+//! The `scaibunker` program: client commands here, server roles beside them.
+
+mod attach;
+mod bench;
+mod bunker_ref;
+mod cli;
+mod client;
+mod commands;
+mod exit;
+mod launch;
+mod logging;
+mod output;
+mod paths;
+mod quantity;
+mod secret;
+mod signals;
+mod tables;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init(cli.command.default_log_filter());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::report(exit::FAILED, &format!("cannot start: {error}")),
+    };
+    let code = runtime.block_on(commands::run(cli));
+    // A read of standard input cannot be cancelled; nothing else is left to wait for.
+    runtime.shutdown_background();
+    code
+}

@@ -10,6 +10,8 @@ use tokio::net::UnixStream;
 use crate::{
     assets::BakedImage,
     jail::{JailError, JailedProcess},
+    scratch::ScratchDisk,
+    seat::Seat,
     vm_home::VmHome,
 };
 
@@ -33,16 +35,6 @@ pub struct Template {
     pub memory: OwnedFd,
     /// Device state, as the engine wrote it.
     pub state: File,
-}
-
-/// A place for one microVM: what the host has set aside for it.
-pub struct Seat<'a> {
-    pub home: &'a VmHome,
-    /// The writable disk.
-    pub scratch: File,
-    pub disk_mb: u32,
-    pub uid_slot: u32,
-    pub cgroup: Option<&'a crate::jail::Cgroup>,
 }
 
 /// The engine could not do what it was asked.
@@ -73,13 +65,15 @@ pub trait Engine: Send + Sync {
         &self,
         shape: &Shape,
         image: &BakedImage,
+        seat: &mut Seat,
     ) -> Result<Template, EngineError>;
 
     /// Starts a VMM for a clone, without restoring it yet.
     async fn spawn_clone(
         &self,
         template: &Arc<Template>,
-        seat: Seat<'_>,
+        seat: &mut Seat,
+        scratch: ScratchDisk,
     ) -> Result<Box<dyn MicroVm>, EngineError>;
 
     /// Takes over a VMM that an earlier server started.

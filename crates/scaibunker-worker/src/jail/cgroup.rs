@@ -22,9 +22,37 @@ const V1_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 pub struct CgroupLimits {
     /// Thousandths of a core.
     pub cpu_millicores: u32,
+    pub cpu_priority: CpuPriority,
     pub memory_bytes: u64,
     /// Processes and threads.
     pub max_tasks: u32,
+}
+
+/// Who comes first when the host's cores are all busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuPriority {
+    /// A bunker, or a VM that a caller waits for.
+    Normal,
+    /// A VM made in advance.
+    Background,
+}
+
+impl CpuPriority {
+    /// A version 1 `cpu.shares` value, of which 1024 is the default.
+    fn shares(self) -> u32 {
+        match self {
+            Self::Normal => 1024,
+            Self::Background => 32,
+        }
+    }
+
+    /// A version 2 `cpu.weight` value, of which 100 is the default.
+    fn weight(self) -> u32 {
+        match self {
+            Self::Normal => 100,
+            Self::Background => 3,
+        }
+    }
 }
 
 /// Where the groups of this host go.
@@ -79,25 +107,25 @@ impl CgroupRoot {
                 return None;
             }
             fs::create_dir_all(group).ok()?;
+            // Another user's server may have made it.
+            rustix::fs::access(group, rustix::fs::Access::WRITE_OK).ok()?;
         }
+        // Kernels that still have the switch refuse it where it is on already.
+        let _ = fs::write(mount.join("memory").join(GROUP).join("memory.use_hierarchy"), "1");
         Some(Self::V1(groups.into()))
     }
 
-    /// Names of the groups that exist, so that a restarted server can find what nobody owns.
-    #[must_use]
-    pub fn existing(&self) -> Vec<String> {
-        let parent = match self {
-            Self::V2(group) => group.as_path(),
-            Self::V1(groups) => match groups.last() {
-                Some((_, group)) => group.as_path(),
-                None => return Vec::new(),
-            },
-        };
-        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-        entries
-            .filter(|entry| entry.path().is_dir())
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect()
+    /// Bounds what all groups together use, so that promising more memory than there is costs
+    /// the bunkers and never the host.
+    pub fn limit_memory(&self, memory_bytes: u64) -> Result<(), JailError> {
+        match self {
+            Self::V2(group) => write(group.join("memory.max"), memory_bytes),
+            Self::V1(groups) => {
+                groups.iter().filter(|(controller, _)| *controller == "memory").try_for_each(
+                    |(_, group)| write(group.join("memory.limit_in_bytes"), memory_bytes),
+                )
+            }
+        }
     }
 
     fn dirs(&self, name: &str) -> Vec<PathBuf> {
@@ -130,6 +158,7 @@ impl Cgroup {
         match (&self.root, self.dirs.as_slice()) {
             (CgroupRoot::V2(_), [dir]) => {
                 write(dir.join("cpu.max"), format!("{quota_us} {CPU_PERIOD_US}"))?;
+                write(dir.join("cpu.weight"), limits.cpu_priority.weight())?;
                 write(dir.join("memory.max"), limits.memory_bytes)?;
                 write(dir.join("memory.swap.max"), 0)?;
                 write(dir.join("memory.oom.group"), 1)?;
@@ -138,6 +167,7 @@ impl Cgroup {
             (CgroupRoot::V1(_), [cpu, memory, pids]) => {
                 write(cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US)?;
                 write(cpu.join("cpu.cfs_quota_us"), quota_us)?;
+                write(cpu.join("cpu.shares"), limits.cpu_priority.shares())?;
                 write(memory.join("memory.limit_in_bytes"), limits.memory_bytes)?;
                 write(pids.join("pids.max"), limits.max_tasks)
             }
@@ -152,14 +182,6 @@ impl Cgroup {
             OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))
         };
         self.dirs.iter().map(open).collect()
-    }
-
-    /// Host pids of the processes in the group.
-    #[must_use]
-    pub fn pids(&self) -> Vec<i32> {
-        let Some(dir) = self.dirs.last() else { return Vec::new() };
-        let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Whether the kernel killed a process of the group for want of memory.
@@ -211,12 +233,17 @@ mod tests {
         fs::write(mount.path().join("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
         let root = CgroupRoot::detect(mount.path()).unwrap();
         let cgroup = Cgroup::create(&root, "vm_1").unwrap();
-        let limits = CgroupLimits { cpu_millicores: 500, memory_bytes: 1 << 28, max_tasks: 128 };
+        let limits = CgroupLimits {
+            cpu_millicores: 500,
+            cpu_priority: CpuPriority::Background,
+            memory_bytes: 1 << 28,
+            max_tasks: 128,
+        };
         cgroup.limit(limits).unwrap();
         let dir = mount.path().join("scaibunker/vm_1");
         assert_eq!(fs::read_to_string(dir.join("cpu.max")).unwrap(), "50000 100000");
+        assert_eq!(fs::read_to_string(dir.join("cpu.weight")).unwrap(), "3");
         assert_eq!(fs::read_to_string(dir.join("memory.max")).unwrap(), "268435456");
-        assert_eq!(root.existing(), ["vm_1"]);
     }
 
     #[test]

@@ -25,10 +25,14 @@ const LAST_CAPABILITY: c_ulong = 63;
 /// Threads and processes of one jail: a VMM has a handful of threads and up to 64 for disk I/O.
 const MAX_OPEN_FILES: u64 = 256;
 
+/// Of at most 1000, which means "first".
+const OOM_SCORE: &CStr = c"500";
+
 /// Steps of the set-up, in order, as they appear in an error.
-const STEPS: [&str; 13] = [
+const STEPS: [&str; 14] = [
     "wait for the parent",
     "enter the cgroup",
+    "volunteer for the out-of-memory killer",
     "make mounts private",
     "mount the jail's root",
     "make a mount point",
@@ -47,6 +51,7 @@ const STEPS: [&str; 13] = [
 enum Step {
     Wait,
     Cgroup,
+    OomScore,
     Private,
     Root,
     MountPoint,
@@ -167,7 +172,11 @@ fn pipe(lowest: c_int) -> Result<(OwnedFd, OwnedFd), JailError> {
 }
 
 /// Clones, lets the child set up its jail and execute, and reports its failure as an error.
-pub(super) fn spawn(plan: &Plan, procs: &[RawFd]) -> Result<JailedProcess, JailError> {
+pub(super) fn spawn(
+    plan: &Plan,
+    procs: &[RawFd],
+    write_down: impl FnOnce(i32) -> io::Result<()>,
+) -> Result<JailedProcess, JailError> {
     let lowest = FIRST_FD + plan.files.len() as c_int + 16;
     let (go_read, go_write) = pipe(lowest)?;
     let (error_read, error_write) = pipe(lowest)?;
@@ -208,6 +217,7 @@ pub(super) fn spawn(plan: &Plan, procs: &[RawFd]) -> Result<JailedProcess, JailE
     if plan.privilege == Privilege::UserNamespace {
         map_own_user(pid).map_err(prepare("map the user into its namespace"))?;
     }
+    write_down(pid).map_err(prepare("write the process down"))?;
     rustix::io::write(&go_write, b"!").map_err(|e| prepare("start the child")(e.into()))?;
     drop(go_write);
 
@@ -275,6 +285,13 @@ unsafe fn set_up(plan: &Plan, procs: &[RawFd], argv: &[*const libc::c_char], go:
         for &fd in procs {
             check!(Cgroup, libc::write(fd, c"0".as_ptr().cast(), 1));
         }
+
+        // A host that runs out of memory shall lose a bunker, not the server or a neighbour of it.
+        let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+        let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), flags);
+        check!(OomScore, fd);
+        check!(OomScore, libc::write(fd, OOM_SCORE.as_ptr().cast(), OOM_SCORE.count_bytes()));
+        libc::close(fd);
 
         let private = libc::MS_REC | libc::MS_PRIVATE;
         check!(Private, libc::mount(NONE, c"/".as_ptr(), NONE, private, ptr::null()));

@@ -16,7 +16,7 @@ use std::{
     path::PathBuf,
 };
 
-pub use cgroup::{Cgroup, CgroupLimits, CgroupRoot};
+pub use cgroup::{Cgroup, CgroupLimits, CgroupRoot, CpuPriority};
 pub use process::JailedProcess;
 
 /// First uid of the range that jailed processes get, one each. The range lies above those that
@@ -70,15 +70,20 @@ pub enum JailError {
 
 /// Starts the program in a jail and returns once it has been executed.
 ///
-/// Blocks for the few milliseconds the set-up takes.
-pub fn spawn(spec: JailSpec<'_>) -> Result<JailedProcess, JailError> {
+/// `write_down` gets the process's pid before the process does anything: should this server die
+/// at any moment, the process either was written down or ends by itself. Blocks for the few
+/// milliseconds the set-up takes.
+pub fn spawn(
+    spec: JailSpec<'_>,
+    write_down: impl FnOnce(i32) -> io::Result<()>,
+) -> Result<JailedProcess, JailError> {
     let plan = child::Plan::new(&spec)?;
     let procs: Vec<_> = match spec.cgroup {
         Some(cgroup) => cgroup.procs_files()?,
         None => Vec::new(),
     };
     let procs: Vec<i32> = procs.iter().map(AsRawFd::as_raw_fd).collect();
-    child::spawn(&plan, &procs)
+    child::spawn(&plan, &procs, write_down)
 }
 
 #[cfg(test)]
@@ -103,18 +108,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = tempfile::tempfile().unwrap();
         let visible = ["/bin/bash", "/usr/bin", "/usr/lib", "/lib", "/lib64"];
-        let process = spawn(JailSpec {
-            program: c"/bin/bash".into(),
-            args: vec![c"-c".into(), CString::new(script).unwrap()],
-            privilege: privilege(),
-            root: dir.path().to_path_buf(),
-            visible: visible.map(PathBuf::from).into(),
-            devices: Vec::new(),
-            files,
-            stderr: log.try_clone().unwrap().into(),
-            cgroup: None,
-            max_file_bytes,
-        })
+        let process = spawn(
+            JailSpec {
+                program: c"/bin/bash".into(),
+                args: vec![c"-c".into(), CString::new(script).unwrap()],
+                privilege: privilege(),
+                root: dir.path().to_path_buf(),
+                visible: visible.map(PathBuf::from).into(),
+                devices: Vec::new(),
+                files,
+                stderr: log.try_clone().unwrap().into(),
+                cgroup: None,
+                max_file_bytes,
+            },
+            |_| Ok(()),
+        )
         .unwrap();
         process.ended().await.unwrap();
         let mut text = String::new();
@@ -152,18 +160,21 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_failed_step_is_named_and_nothing_is_left() {
-        let error = spawn(JailSpec {
-            program: c"/no/such/program".into(),
-            args: Vec::new(),
-            privilege: privilege(),
-            root: tempfile::tempdir().unwrap().path().to_path_buf(),
-            visible: Vec::new(),
-            devices: Vec::new(),
-            files: Vec::new(),
-            stderr: File::open("/dev/null").unwrap().into(),
-            cgroup: None,
-            max_file_bytes: 0,
-        })
+        let error = spawn(
+            JailSpec {
+                program: c"/no/such/program".into(),
+                args: Vec::new(),
+                privilege: privilege(),
+                root: tempfile::tempdir().unwrap().path().to_path_buf(),
+                visible: Vec::new(),
+                devices: Vec::new(),
+                files: Vec::new(),
+                stderr: File::open("/dev/null").unwrap().into(),
+                cgroup: None,
+                max_file_bytes: 0,
+            },
+            |_| Ok(()),
+        )
         .unwrap_err();
         assert!(matches!(error, JailError::Setup { step: "execute the program", .. }), "{error:?}");
     }

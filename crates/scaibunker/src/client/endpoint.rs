@@ -14,6 +14,9 @@ pub const DEFAULT_URL: &str = "http://127.0.0.1:8420";
 /// by everyone on the machine.
 const API_KEY_VARIABLE: &str = "SCAIBUNKER_API_KEY";
 
+/// Where in its data directory the local server keeps the first key.
+const KEY_FILE: &str = "admin.key";
+
 /// Why no call can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
@@ -32,8 +35,8 @@ pub enum EndpointError {
          sent to this machine)"
     )]
     KeyIsLocal { host: String },
-    #[error("no API key: neither HOME nor XDG_DATA_HOME is set; set {API_KEY_VARIABLE}")]
-    NoHome,
+    #[error("no API key: there is no data directory to look in; set {API_KEY_VARIABLE}")]
+    NoDataDir,
 }
 
 /// A controller's address and the credential for it.
@@ -42,19 +45,22 @@ pub struct Endpoint {
     /// Scheme, authority and path, without a trailing slash.
     pub(super) base: String,
     pub(super) is_https: bool,
+    /// Whether the controller is on this machine.
+    pub(super) is_local: bool,
     pub(super) authorization: HeaderValue,
 }
 
 impl Endpoint {
-    /// The controller at `url`, with the key of `SCAIBUNKER_API_KEY`, else of `key_file`, else of
-    /// the local server's key file.
-    pub fn resolve(url: &str, key_file: Option<&Path>) -> Result<Self, EndpointError> {
+    /// The controller at `url`, with the key of `SCAIBUNKER_API_KEY`, else with the one that the
+    /// local server left in `data_dir`, which goes to no other machine.
+    pub fn resolve(url: &str, data_dir: Option<&Path>) -> Result<Self, EndpointError> {
         let target = BaseUrl::parse(url)?;
-        let key = match (env::var(API_KEY_VARIABLE).ok(), key_file) {
-            (Some(key), _) if !key.trim().is_empty() => key,
-            (_, Some(path)) => read_key(path)?,
-            (_, None) if target.is_loopback() => read_key(&local_key_file()?)?,
-            (_, None) => return Err(EndpointError::KeyIsLocal { host: target.host }),
+        let key = match env::var(API_KEY_VARIABLE) {
+            Ok(key) if !key.trim().is_empty() => key,
+            _ if !target.is_loopback() => {
+                return Err(EndpointError::KeyIsLocal { host: target.host });
+            }
+            _ => read_key(&data_dir.ok_or(EndpointError::NoDataDir)?.join(KEY_FILE))?,
         };
         target.with_key(&key)
     }
@@ -105,21 +111,14 @@ impl BaseUrl {
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
             .map_err(|_| EndpointError::InvalidKey)?;
         authorization.set_sensitive(true);
-        Ok(Endpoint { base: self.base, is_https: self.is_https, authorization })
+        let is_local = self.is_loopback();
+        Ok(Endpoint { base: self.base, is_https: self.is_https, is_local, authorization })
     }
 }
 
 fn read_key(path: &Path) -> Result<String, EndpointError> {
     fs::read_to_string(path)
         .map_err(|source| EndpointError::NoKey { path: path.to_owned(), source })
-}
-
-fn local_key_file() -> Result<PathBuf, EndpointError> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let data_home = absolute("XDG_DATA_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
-        .ok_or(EndpointError::NoHome)?;
-    Ok(data_home.join("scaibunker/admin.key"))
 }
 
 #[cfg(test)]

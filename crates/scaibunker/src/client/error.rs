@@ -3,15 +3,21 @@
 use std::{error::Error as StdError, fmt};
 
 use http::StatusCode;
-use scaibunker_api::error::{ErrorCode, ErrorDetail};
+use scaibunker_api::error::ErrorDetail;
 use serde::Deserialize;
 
 /// A call that did not bring the answer it was made for.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection could be made.
-    #[error("cannot reach the server at {base}: {}", root_cause(source.as_ref()))]
-    Unreachable { base: String, source: Box<dyn StdError + Send + Sync> },
+    #[error(
+        "cannot reach the server at {base}: {reason}; {}",
+        if *is_local { "start it with ./scripts/up" } else { "check --url or SCAIBUNKER_URL" }
+    )]
+    Unreachable { base: String, is_local: bool, reason: String },
+    /// No answer within the time that every answer of its kind should take.
+    #[error("the server did not answer within {limit_s} s; its log says what it is waiting for")]
+    TooSlow { limit_s: u64 },
     /// The connection broke, or went silent, before the answer was complete.
     #[error("the connection to the server broke: {reason}{}", shown(request_id.as_deref()))]
     Interrupted { reason: String, request_id: Option<String> },
@@ -38,16 +44,33 @@ pub struct Refusal {
     pub request_id: Option<String>,
 }
 
+impl ClientError {
+    /// One word for the kind of failure, to count by: the server's code where it gave one.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::TooSlow { .. } => "no answer",
+            Self::Interrupted { .. } => "connection broke",
+            Self::Refused(refusal) => &refusal.code,
+            Self::Unexpected { .. } => "unexpected answer",
+            Self::Tls(_) => "tls",
+        }
+    }
+}
+
 impl Refusal {
-    /// Whether the refusal carries this code.
-    pub fn is(&self, code: ErrorCode) -> bool {
-        self.code == code.as_str()
+    /// Whether the object that the call was about does not exist.
+    pub fn is_gone(&self) -> bool {
+        self.status == Some(StatusCode::NOT_FOUND)
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code, self.message)?;
+        for detail in self.details.iter().filter(|detail| !self.message.contains(&detail.message)) {
+            write!(f, "; {}: {}", detail.field, detail.message)?;
+        }
         if let Some(seconds) = self.retry_after_s {
             write!(f, " (try again in {seconds} s)")?;
         }

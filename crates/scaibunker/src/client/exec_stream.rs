@@ -118,9 +118,6 @@ impl ExecStream {
     }
 
     fn unexpected(&self, reason: impl ToString) -> ClientError {
-        ClientError::Unexpected {
-            reason: reason.to_string(),
-            request_id: self.request_id.clone(),
-        }
+        ClientError::Unexpected { reason: reason.to_string(), request_id: self.request_id.clone() }
     }
 }

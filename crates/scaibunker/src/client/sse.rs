@@ -122,10 +122,7 @@ mod tests {
     fn fields_comments_and_line_ends() {
         let text = "\u{feff}: keep-alive\n\nevent: stdout\r\ndata: a\rdata:b\ndata\n\nid: 1\n\n\
                     data: [DONE]\n\ndata: cut off\n";
-        assert_eq!(
-            parse(text.as_bytes()),
-            [event("stdout", "a\nb\n"), event("message", "[DONE]")]
-        );
+        assert_eq!(parse(text.as_bytes()), [event("stdout", "a\nb\n"), event("message", "[DONE]")]);
     }
 
     #[test]

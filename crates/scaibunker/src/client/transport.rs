@@ -28,6 +28,9 @@ const MAX_SHOWN_CHARS: usize = 200;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Silence after which the kernel asks whether the peer's machine is still there.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
+
 /// How long an idle connection is kept for the next call.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -61,6 +64,7 @@ impl Transport {
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_keepalive(Some(KEEPALIVE_TIME));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls_config(endpoint.is_https)?)
             .https_or_http()
@@ -73,22 +77,23 @@ impl Transport {
         Ok(Self { http, endpoint: endpoint.clone() })
     }
 
-    /// A `GET` whose answer is JSON.
-    pub(super) async fn get(&self, path: &str) -> Result<Answer, ClientError> {
-        self.json(Method::GET, path, None::<&()>).await
-    }
-
-    /// A call whose whole answer is read, within [`MAX_ANSWER_BYTES`].
+    /// A call whose whole answer is read, within [`MAX_ANSWER_BYTES`] and `limit`.
     pub(super) async fn json(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
+        limit: Duration,
     ) -> Result<Answer, ClientError> {
-        let response = self.open(method, path, body).await?;
-        let (status, request_id) = (response.status(), request_id(response.headers()));
-        let body = read(response.into_body(), &request_id).await?;
-        Ok(Answer { status, body, request_id })
+        let exchange = async {
+            let response = self.open(method, path, body).await?;
+            let (status, request_id) = (response.status(), request_id(response.headers()));
+            let body = read(response.into_body(), &request_id).await?;
+            Ok(Answer { status, body, request_id })
+        };
+        tokio::time::timeout(limit, exchange)
+            .await
+            .unwrap_or(Err(ClientError::TooSlow { limit_s: limit.as_secs() }))
     }
 
     /// A call whose answer's body is still to be read; a status other than success is an error.
@@ -98,13 +103,18 @@ impl Transport {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let response = self.http.request(self.request(method, path, body)?).await.map_err(|error| {
-            if error.is_connect() {
-                ClientError::Unreachable { base: self.endpoint.base.clone(), source: error.into() }
-            } else {
-                ClientError::Interrupted { reason: root_cause(&error), request_id: None }
-            }
-        })?;
+        let response =
+            self.http.request(self.request(method, path, body)?).await.map_err(|error| {
+                if error.is_connect() {
+                    ClientError::Unreachable {
+                        base: self.endpoint.base.clone(),
+                        is_local: self.endpoint.is_local,
+                        reason: root_cause(&error),
+                    }
+                } else {
+                    ClientError::Interrupted { reason: root_cause(&error), request_id: None }
+                }
+            })?;
         if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
     }
 
@@ -114,8 +124,7 @@ impl Transport {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Request<Full<Bytes>>, ClientError> {
-        let unusable =
-            |reason: String| ClientError::Unexpected { reason, request_id: None };
+        let unusable = |reason: String| ClientError::Unexpected { reason, request_id: None };
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{API_PREFIX}{path}", self.endpoint.base))

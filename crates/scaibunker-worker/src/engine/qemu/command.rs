@@ -2,6 +2,8 @@
 
 use std::ffi::{CString, NulError};
 
+use scaibunker_guest_protocol::{BASE_DISK_SERIAL, PORT_NAME, SCRATCH_DISK_SERIAL};
+
 use super::{Accelerator, tsc};
 use crate::{engine::Shape, jail::FIRST_FD};
 
@@ -73,26 +75,30 @@ pub fn arguments(
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     add(&["-kernel", &PassedFile::Vmlinux.path(), "-initrd", &PassedFile::Initramfs.path()]);
     add(&["-append", &kernel_command_line(accelerator)]);
-    for (file, node, read_only) in
-        [(PassedFile::Base, "base", true), (PassedFile::Scratch, "scratch", false)]
-    {
+    for (file, node, read_only) in [
+        (PassedFile::Base, BASE_DISK_SERIAL, true),
+        (PassedFile::Scratch, SCRATCH_DISK_SERIAL, false),
+    ] {
+        // Not by /proc/self/fd: opening that asks for permission anew, which the jail's uid lacks.
+        let fd = file.number();
+        add(&["-add-fd", &format!("fd={fd},set={fd}")]);
         add(&[
             "-blockdev",
             &format!(
-                "driver=raw,node-name={node},read-only={},file.driver=file,file.filename={},file.locking=off",
-                on_off(read_only),
-                file.path()
+                "driver=raw,node-name={node},read-only={},file.driver=file,file.filename=/dev/fdset/{fd},file.locking=off",
+                on_off(read_only)
             ),
         ]);
-        add(&["-device", &format!("virtio-blk-device,drive={node},serial={node}")]);
+        // A full host disk is the guest's I/O error; by default QEMU would stop the guest for ever.
+        let errors = "rerror=report,werror=report";
+        add(&["-device", &format!("virtio-blk-device,drive={node},serial={node},{errors}")]);
     }
     add(&["-device", "virtio-serial-device"]);
     for (file, id) in [(PassedFile::Agent, "agent"), (PassedFile::Qmp, "qmp")] {
         let fd = file.number();
         add(&["-chardev", &format!("socket,id={id},fd={fd},server=on,wait=off")]);
     }
-    let port = scaibunker_guest_protocol::PORT_NAME;
-    add(&["-device", &format!("virtserialport,chardev=agent,name={port},nr=1")]);
+    add(&["-device", &format!("virtserialport,chardev=agent,name={PORT_NAME},nr=1")]);
     add(&["-mon", "chardev=qmp,mode=control"]);
     if role == Role::Clone {
         add(&["-incoming", "defer", "-S"]);

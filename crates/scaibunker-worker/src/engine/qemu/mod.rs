@@ -1,6 +1,7 @@
 //! QEMU's `microvm` machine: kvm where it really works, else tcg.
 
 mod command;
+mod probe;
 mod qmp;
 mod tsc;
 
@@ -19,33 +20,37 @@ use std::{
 
 use async_trait::async_trait;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use scaibunker_api::ids::VmId;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
+pub use self::probe::{Verdict, remembered, version};
 use self::{
     command::{Role, arguments},
     qmp::Qmp,
 };
-use super::{AGENT_SOCKET, Engine, EngineError, MicroVm, Seat, Shape, Template};
+use super::{AGENT_SOCKET, Engine, EngineError, MicroVm, Shape, Template};
 use crate::{
     assets::{BakedImage, Kernel},
     channel::GuestChannel,
     jail::{self, JailSpec, JailedProcess, Privilege},
-    scratch::DEVICE_BYTES,
-    vm_home::{VmHome, VmRecord},
+    scratch::{DEVICE_BYTES, ScratchDisk},
+    seat::Seat,
 };
 
 const QMP_SOCKET: &str = "qmp.sock";
 
 /// A template boots in 1–3 s; a loaded host or a kvm that interprets takes longer.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
+/// A template writes little: its guest mounts nothing.
+const TEMPLATE_FILE_BYTES: u64 = 16 << 20;
 const MIGRATE_LIMIT: Duration = Duration::from_secs(20);
 /// QEMU has no event for the end of a fast load that is cheaper than asking.
 const POLL_INTERVAL: Duration = Duration::from_micros(500);
 
 /// How guest code is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Accelerator {
     Kvm,
     Tcg,
@@ -71,8 +76,6 @@ pub struct Qemu {
     pub kernel: Kernel,
     /// Empty directory for the jails' roots.
     pub jail_root: PathBuf,
-    /// Where template homes are made while they boot.
-    pub vms_dir: PathBuf,
 }
 
 fn io_failed(what: &'static str) -> impl FnOnce(io::Error) -> EngineError {
@@ -87,7 +90,8 @@ impl Qemu {
         image: &BakedImage,
         memory: OwnedFd,
         role: Role,
-        seat: Seat<'_>,
+        seat: &mut Seat,
+        scratch: ScratchDisk,
     ) -> Result<QemuVm, EngineError> {
         let open =
             |path: &PathBuf, what| File::open(path).map(OwnedFd::from).map_err(io_failed(what));
@@ -96,7 +100,7 @@ impl Qemu {
             seat.home.listen(AGENT_SOCKET).map_err(io_failed("listen for the agent"))?,
             memory,
             open(&image.path, "open the image")?,
-            seat.scratch.into(),
+            scratch.file.into(),
             open(&self.kernel.vmlinux, "open the kernel")?,
             open(&self.kernel.initramfs, "open the initramfs")?,
         ];
@@ -107,7 +111,7 @@ impl Qemu {
             Accelerator::Tcg => Vec::new(),
         };
         let privilege = if rustix::process::geteuid().is_root() {
-            Privilege::OwnUid(jail::FIRST_UID + seat.uid_slot)
+            Privilege::OwnUid(jail::FIRST_UID + seat.uid.number())
         } else {
             Privilege::UserNamespace
         };
@@ -130,10 +134,12 @@ impl Qemu {
             devices,
             files,
             stderr: seat.home.stderr().map_err(io_failed("open the VMM's log"))?.into(),
-            cgroup: seat.cgroup,
-            max_file_bytes: u64::from(seat.disk_mb) << 20,
+            cgroup: seat.cgroup.as_ref(),
+            max_file_bytes: scratch.max_bytes,
         };
-        let process = tokio::task::block_in_place(|| jail::spawn(spec))?;
+        let home = &mut seat.home;
+        let process =
+            tokio::task::block_in_place(|| jail::spawn(spec, |pid| home.set_process(pid)))?;
         let stream = seat.home.connect(QMP_SOCKET).await.map_err(io_failed("reach the VMM"))?;
         // A VMM that fails at its start closes the socket; its own words say why.
         let qmp = match timeout(BOOT_LIMIT, Qmp::connect(stream)).await {
@@ -151,22 +157,23 @@ impl Qemu {
         &self,
         shape: &Shape,
         image: &BakedImage,
-        home: &VmHome,
+        seat: &mut Seat,
+        limit: Duration,
     ) -> Result<Template, EngineError> {
         let memory = memfd_create("guest-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map_err(|e| io_failed("make the memory file")(e.into()))?;
         ftruncate(&memory, u64::from(shape.memory_mb) << 20)
             .map_err(|e| io_failed("size the memory file")(e.into()))?;
-        let scratch = tempfile::tempfile().map_err(io_failed("make the template's disk"))?;
-        scratch.set_len(DEVICE_BYTES).map_err(io_failed("size the template's disk"))?;
-        let seat = Seat { home, scratch, disk_mb: 16, uid_slot: 0, cgroup: None };
+        let file = tempfile::tempfile().map_err(io_failed("make the template's disk"))?;
+        file.set_len(DEVICE_BYTES).map_err(io_failed("size the template's disk"))?;
+        let scratch = ScratchDisk { file, max_bytes: TEMPLATE_FILE_BYTES };
         let copy = memory.try_clone().map_err(io_failed("copy a descriptor"))?;
-        let mut vm = self.spawn(shape, image, copy, Role::Template, seat).await?;
+        let mut vm = self.spawn(shape, image, copy, Role::Template, seat, scratch).await?;
 
-        let channel = GuestChannel::connect(home, BOOT_LIMIT).await.map_err(|error| {
+        let channel = GuestChannel::connect(&seat.home, limit).await.map_err(|error| {
             EngineError::Timeout {
                 what: "boot a template",
-                limit_s: BOOT_LIMIT.as_secs(),
+                limit_s: limit.as_secs(),
                 hint: format!(" ({error})"),
             }
         })?;
@@ -192,19 +199,20 @@ impl Engine for Qemu {
         &self,
         shape: &Shape,
         image: &BakedImage,
+        seat: &mut Seat,
     ) -> Result<Template, EngineError> {
-        let record = VmRecord { vm_id: VmId::generate(), uid_slot: 0, process: None, claim: None };
-        let home = VmHome::create(&self.vms_dir, &record).map_err(io_failed("make a directory"))?;
-        self.boot(shape, image, &home).await
+        self.boot(shape, image, seat, BOOT_LIMIT).await
     }
 
     async fn spawn_clone(
         &self,
         template: &Arc<Template>,
-        seat: Seat<'_>,
+        seat: &mut Seat,
+        scratch: ScratchDisk,
     ) -> Result<Box<dyn MicroVm>, EngineError> {
         let memory = template.memory.try_clone().map_err(io_failed("copy a descriptor"))?;
-        let vm = self.spawn(&template.shape, &template.image, memory, Role::Clone, seat).await?;
+        let (shape, image) = (&template.shape, &template.image);
+        let vm = self.spawn(shape, image, memory, Role::Clone, seat, scratch).await?;
         Ok(Box::new(vm))
     }
 

@@ -1,0 +1,289 @@
+//! Making a bunker, step by step:
+//!
+//! 1. check the request, then take room on a worker (undone unless the bunker gets written down);
+//! 2. write the bunker down as `pending`, with its idempotency key; the caller may be answered;
+//! 3. call the worker; `provisioning` when it takes its time;
+//! 4. write down `running` or `failed`. Failed, or ended meanwhile: the worker forgets it.
+//!
+//! From step 2 on the work belongs to a task of its own: a caller that goes away stops nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use scaibunker_api::{
+    bunker::{self, CreateBunker},
+    error::{ErrorBody, ErrorCode},
+    ids::BunkerId,
+    image::Image,
+    worker::{BunkerReport, StartBunker, WorkerBunkerState},
+};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+use tracing::Instrument as _;
+
+use super::{Bunkers, starting::StartGuard, transition::Outcome};
+use crate::{
+    domain::{
+        actor::Actor,
+        bunker::{Bunker, Event},
+        create,
+    },
+    failure::{Failure, chain},
+    fleet::{Fleet, LinkError},
+    store::{IdempotencyKey, Inserted, StoreError, StoredKey},
+};
+
+/// A start that takes longer is shown as `provisioning`; a quicker one needs one write less.
+const QUICK_START: Duration = Duration::from_millis(200);
+
+/// The data of the answer to a create.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum CreateAnswer {
+    Record(Box<bunker::Bunker>),
+    /// What an earlier request with the same idempotency key was answered.
+    Repeated(serde_json::Value),
+}
+
+/// Room on a worker that goes back unless it is kept.
+struct Reservation {
+    fleet: Arc<Fleet>,
+    bunker: BunkerId,
+    kept: bool,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.fleet.release(self.bunker);
+        }
+    }
+}
+
+/// Everything a start needs.
+struct Start {
+    bunker: Bunker,
+    image: String,
+    key: Option<IdempotencyKey>,
+    reservation: Reservation,
+    guard: StartGuard,
+    request_id: String,
+}
+
+impl Bunkers {
+    /// Makes a bunker. With `wait` the answer comes once it runs or has failed, or after that
+    /// long; a repeated `key` gets the first answer again.
+    pub async fn create(
+        self: &Arc<Self>,
+        actor: &Actor,
+        request: CreateBunker,
+        key: Option<String>,
+        wait: Option<Duration>,
+    ) -> Result<CreateAnswer, Failure> {
+        create::check(actor, &request)?;
+        let mut key = key.map(|key| idempotency_key(actor, key, &request));
+        if let Some(key) = &key
+            && let Some(stored) = self.store.idempotency_key(key.user_id, &key.key).await?
+        {
+            return self.repeat(key, stored, wait).await;
+        }
+        let image = self.image_for(&request.image)?;
+        create::check_gpu(&request)?;
+        let id = BunkerId::generate();
+        tracing::Span::current().record("bunker_id", tracing::field::display(id));
+        let spec = create::resolve(request, &image);
+        let worker_id = self.fleet.reserve(id, &spec, &image)?;
+        let reservation = Reservation { fleet: Arc::clone(&self.fleet), bunker: id, kept: false };
+        let owner = (actor.tenant_id, actor.user_id);
+        let bunker = Bunker::placed(id, owner, worker_id, spec, Timestamp::now());
+        if let (Some(key), None) = (&mut key, wait) {
+            key.answer = serde_json::to_string(&bunker::Bunker::from(&bunker)).ok();
+        }
+
+        let (written, is_written) = oneshot::channel();
+        let start = Start {
+            bunker: bunker.clone(),
+            image: image.name,
+            key: key.clone(),
+            reservation,
+            guard: self.starting.begin(id),
+            request_id: actor.request_id.to_string(),
+        };
+        let service = Arc::clone(self);
+        let work = async move { service.carry_out(start, written).await };
+        let work = self.tasks.spawn(work.instrument(tracing::Span::current()));
+        match (is_written.await, key) {
+            (Ok(Ok(Inserted::Done)), key) => {
+                let Some(wait) = wait else { return Ok(record(&bunker)) };
+                let settled = tokio::select! {
+                    settled = timeout(wait, work) => settled.ok().and_then(Result::ok).flatten(),
+                    () = self.drained.cancelled() => None,
+                };
+                let answer = match settled {
+                    Some(settled) => settled,
+                    None => self.store.bunker(id).await?.unwrap_or(bunker),
+                };
+                self.answer(&answer, key).await
+            }
+            (Ok(Ok(Inserted::KeyTaken)), Some(key)) => {
+                match self.store.idempotency_key(key.user_id, &key.key).await? {
+                    Some(stored) => self.repeat(&key, stored, wait).await,
+                    None => Err(interrupted()),
+                }
+            }
+            (Ok(Err(error)), _) => Err(error.into()),
+            _ => Err(interrupted()),
+        }
+    }
+
+    fn image_for(&self, name: &str) -> Result<Image, Failure> {
+        if let Some(image) = self.fleet.image(name) {
+            return Ok(image);
+        }
+        if !self.fleet.has_linked_worker() {
+            return Err(crate::domain::placement::NoPlace::NoWorker.into());
+        }
+        let message = format!("there is no image `{name}`; `GET /images` lists those there are");
+        Err(Failure::new(ErrorCode::ImageNotFound, message))
+    }
+
+    async fn answer(
+        &self,
+        bunker: &Bunker,
+        key: Option<IdempotencyKey>,
+    ) -> Result<CreateAnswer, Failure> {
+        let record = bunker::Bunker::from(bunker);
+        if let Some(key) = key
+            && let Ok(answer) = serde_json::to_string(&record)
+        {
+            self.store.keep_answer(key.user_id, &key.key, &answer).await?;
+        }
+        Ok(CreateAnswer::Record(Box::new(record)))
+    }
+
+    async fn repeat(
+        &self,
+        key: &IdempotencyKey,
+        stored: StoredKey,
+        wait: Option<Duration>,
+    ) -> Result<CreateAnswer, Failure> {
+        if key.request_hash != stored.request_hash {
+            return Err(Failure::new(
+                ErrorCode::IdempotencyConflict,
+                "this Idempotency-Key was used before with another body; choose a new key",
+            ));
+        }
+        let kept = stored.answer.and_then(|answer| serde_json::from_str(&answer).ok());
+        if let Some(answer) = kept {
+            return Ok(CreateAnswer::Repeated(answer));
+        }
+        // The first request still waits, or was cut off before it was answered.
+        let id = stored.bunker_id;
+        let _ = timeout(wait.unwrap_or_default(), self.starting.over(id)).await;
+        match self.store.bunker(id).await? {
+            Some(bunker) => Ok(record(&bunker)),
+            None => Err(interrupted()),
+        }
+    }
+
+    /// Steps 2 to 4. `None` when nothing was written down or the outcome could not be.
+    async fn carry_out(
+        &self,
+        mut start: Start,
+        written: oneshot::Sender<Result<Inserted, StoreError>>,
+    ) -> Option<Bunker> {
+        let inserted = self.store.insert_bunker(&start.bunker, start.key.as_ref()).await;
+        let is_new = matches!(inserted, Ok(Inserted::Done));
+        start.reservation.kept = is_new;
+        if !is_new {
+            // The caller may have gone; there is nothing to undo but the reservation.
+            let _ = written.send(inserted);
+            return None;
+        }
+        let bunker = start.bunker.clone();
+        let _ = written.send(inserted);
+        let outcome = self.start_on_worker(bunker, &start.image, &start.request_id).await;
+        drop(start.guard);
+        match outcome {
+            Ok(bunker) => Some(bunker),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the outcome of a start was not stored");
+                None
+            }
+        }
+    }
+
+    async fn start_on_worker(
+        &self,
+        bunker: Bunker,
+        image: &str,
+        request_id: &str,
+    ) -> Result<Bunker, StoreError> {
+        let (id, worker_id) = (bunker.id, bunker.worker_id);
+        let Some(link) = self.fleet.link(worker_id) else {
+            let reason = "the worker's link broke before the bunker could be started".to_owned();
+            let failed = Event::Failed { reason, at: Timestamp::now() };
+            return Ok(self.apply(bunker, failed).await?.bunker());
+        };
+        let spec = StartBunker {
+            image: image.to_owned(),
+            cpu_millicores: bunker.spec.cpu_millicores,
+            memory_mb: bunker.spec.memory_mb,
+            disk_mb: bunker.spec.disk_mb,
+            env_vars: bunker.spec.env_vars.clone(),
+        };
+        let starting = link.start(id, &spec, request_id);
+        tokio::pin!(starting);
+        let (bunker, started) = tokio::select! {
+            started = &mut starting => (bunker, started),
+            () = sleep(QUICK_START) => {
+                let bunker = self.apply(bunker, Event::Acknowledged).await?.bunker();
+                (bunker, starting.await)
+            }
+        };
+        let outcome = self.apply(bunker, event_of(started)).await?;
+        let runs = matches!(&outcome, Outcome::Applied(bunker) if !bunker.status().is_terminal());
+        if !runs && let Err(error) = link.remove(id, request_id).await {
+            // The reconciler finds what is left.
+            tracing::warn!(bunker_id = %id, error = chain(&error), "cannot undo a start");
+        }
+        Ok(outcome.bunker())
+    }
+}
+
+fn event_of(started: Result<BunkerReport, LinkError>) -> Event {
+    let at = Timestamp::now();
+    match started {
+        Ok(BunkerReport { state: WorkerBunkerState::Ended { reason }, .. }) => {
+            Event::Failed { reason, at }
+        }
+        Ok(report) => Event::Started { at: report.started_at.unwrap_or(at) },
+        Err(LinkError::Refused(ErrorBody { message, .. })) => Event::Failed { reason: message, at },
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "a start failed");
+            Event::Failed { reason: format!("the start failed: {error}"), at }
+        }
+    }
+}
+
+fn record(bunker: &Bunker) -> CreateAnswer {
+    CreateAnswer::Record(Box::new(bunker.into()))
+}
+
+fn interrupted() -> Failure {
+    Failure::new(
+        ErrorCode::ShuttingDown,
+        "the server is shutting down; try again with the same Idempotency-Key",
+    )
+}
+
+/// The hash is of the request's meaning: spaces and the order of fields do not count.
+fn idempotency_key(actor: &Actor, key: String, request: &CreateBunker) -> IdempotencyKey {
+    let meaning = serde_json::to_vec(request).unwrap_or_default();
+    let request_hash = crate::hex(&Sha256::digest(meaning));
+    IdempotencyKey { user_id: actor.user_id, key, request_hash, answer: None }
+}

@@ -1,0 +1,106 @@
+//! What can be done with bunkers: the steps between the routes and the store and fleet.
+
+mod create;
+mod end;
+mod starting;
+mod transition;
+
+use std::{sync::Arc, time::Duration};
+
+use scaibunker_api::{
+    bunker::PatchBunker, error::ErrorCode, ids::BunkerId, permission::Permission,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::create::CreateAnswer;
+use self::starting::Starting;
+use crate::{
+    domain::{actor::Actor, bunker::Bunker, patch},
+    failure::Failure,
+    fleet::Fleet,
+    store::{BunkerFilter, Store},
+};
+
+/// The service; one for the process.
+pub struct Bunkers {
+    store: Store,
+    fleet: Arc<Fleet>,
+    /// Bunkers whose start is under way in this process.
+    starting: Starting,
+    /// Everything here that outlives the request which began it.
+    tasks: TaskTracker,
+    /// Cancelled when nobody may wait any longer.
+    drained: CancellationToken,
+}
+
+impl Bunkers {
+    /// A service on `store` and `fleet`.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        fleet: Arc<Fleet>,
+        tasks: TaskTracker,
+        drained: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self { store, fleet, starting: Starting::default(), tasks, drained })
+    }
+
+    /// A bunker that the caller sees; any other does not exist.
+    pub async fn get(&self, actor: &Actor, id: BunkerId) -> Result<Bunker, Failure> {
+        match self.store.bunker(id).await? {
+            Some(bunker) if actor.sees(&bunker) => Ok(bunker),
+            _ => Err(Failure::new(ErrorCode::NotFound, format!("there is no bunker {id}"))),
+        }
+    }
+
+    /// The newest `limit` bunkers that the caller sees and that pass the filter.
+    pub async fn list(
+        &self,
+        actor: &Actor,
+        filter: &BunkerFilter,
+        limit: usize,
+    ) -> Result<Vec<Bunker>, Failure> {
+        Ok(self.store.list_bunkers(actor.scope(), filter, limit).await?)
+    }
+
+    /// Changes what the owner may change.
+    pub async fn patch(
+        &self,
+        actor: &Actor,
+        id: BunkerId,
+        patch: PatchBunker,
+    ) -> Result<Bunker, Failure> {
+        actor.require(Permission::Create)?;
+        loop {
+            let bunker = self.get(actor, id).await?;
+            let changed = patch::apply(&bunker, patch.clone())?;
+            if self.store.update_spec(&changed).await? {
+                return Ok(changed);
+            }
+        }
+    }
+
+    /// Ends a bunker. Answers once its worker has freed everything, or after `limit` with the
+    /// bunker still on its way there; asking again is no error.
+    pub async fn end(
+        self: &Arc<Self>,
+        actor: &Actor,
+        id: BunkerId,
+        limit: Duration,
+    ) -> Result<Bunker, Failure> {
+        actor.require(Permission::Create)?;
+        let bunker = self.get(actor, id).await?;
+        let (ending, released) =
+            self.request_end(bunker, None, actor.request_id.to_string()).await?;
+        match tokio::time::timeout(limit, released).await {
+            Ok(Ok(released)) => Ok(released?),
+            // The limit has passed, or the process is going down; the reconciler finishes it.
+            Ok(Err(_)) | Err(_) => Ok(ending),
+        }
+    }
+
+    /// Whether a start of this bunker is under way in this process.
+    pub fn is_starting(&self, id: BunkerId) -> bool {
+        self.starting.contains(id)
+    }
+}

@@ -1,0 +1,45 @@
+//! What an operator can set.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use scaibunker_api::worker::HEARTBEAT_INTERVAL_S;
+
+/// Heartbeats that a worker may miss before it counts as offline.
+const DEFAULT_STALE_MULTIPLIER: u32 = 3;
+
+/// Settings of one controller.
+#[derive(Clone)]
+pub struct ControllerConfig {
+    /// Holds the database, the admin key and the objects; made if it is missing.
+    pub data_dir: PathBuf,
+    /// The secret that workers present; never empty.
+    pub worker_token: String,
+    /// Silence after which a worker is offline and its bunkers fail.
+    pub worker_stale_after: Duration,
+    /// How long requests may take to end once the process is asked to.
+    pub drain_limit: Duration,
+}
+
+impl ControllerConfig {
+    /// The settings with every default.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, worker_token: String) -> Self {
+        Self {
+            data_dir,
+            worker_token,
+            worker_stale_after: Duration::from_secs(HEARTBEAT_INTERVAL_S)
+                * DEFAULT_STALE_MULTIPLIER,
+            drain_limit: Duration::from_secs(10),
+        }
+    }
+}
+
+impl fmt::Debug for ControllerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControllerConfig")
+            .field("data_dir", &self.data_dir)
+            .field("worker_stale_after", &self.worker_stale_after)
+            .field("drain_limit", &self.drain_limit)
+            .finish_non_exhaustive()
+    }
+}

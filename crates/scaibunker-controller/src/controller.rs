@@ -1,0 +1,124 @@
+//! The controller's life: open, serve, end.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use scaibunker_storage::WorkerToken;
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::App,
+    config::ControllerConfig,
+    data_dir::{DataDir, DataDirError},
+    http,
+    server::{self, Endings},
+    store::{Store, StoreError},
+    tasks,
+};
+
+/// What requests get to say good-bye once their time is over.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+
+/// The controller cannot run, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    #[error("the worker token is empty; set SCAIBUNKER_WORKER_TOKEN")]
+    NoWorkerToken,
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Objects(#[from] scaibunker_storage::OpenError),
+    /// A bug: what the task did is not done any more.
+    #[error("a background task ended: {0}")]
+    TaskEnded(String),
+}
+
+/// A controller that is ready to serve.
+pub struct Controller {
+    app: Arc<App>,
+    storage: axum::Router,
+    drain_limit: Duration,
+    /// Held until everything else has ended.
+    data_dir: DataDir,
+}
+
+impl Controller {
+    /// Locks the data directory, migrates the database and makes sure that there is an admin key.
+    pub async fn open(config: ControllerConfig) -> Result<Self, ControllerError> {
+        if config.worker_token.is_empty() {
+            return Err(ControllerError::NoWorkerToken);
+        }
+        let data_dir = DataDir::lock(&config.data_dir)?;
+        let store = Store::open(&data_dir.database()).await?;
+        data_dir.ensure_admin_key(&store).await?;
+        let worker_token = WorkerToken::new(&config.worker_token);
+        let objects = scaibunker_storage::open_directory(&data_dir.objects())?;
+        let storage = scaibunker_storage::router(objects, worker_token.clone());
+        let app = App::wire(store, worker_token, config.worker_stale_after).await?;
+        Ok(Self { app, storage, drain_limit: config.drain_limit, data_dir })
+    }
+
+    /// Serves until `shutdown`, then lets requests end: those that have not after the drain limit
+    /// are told so and cut. Returns once nothing of the controller runs any more.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), ControllerError> {
+        let Self { app, storage, drain_limit, data_dir } = self;
+        let router = http::router(Arc::clone(&app), storage);
+        let endings = Endings { draining: app.draining.clone(), cut: CancellationToken::new() };
+        let cut = endings.cut.clone();
+        let mut background = tasks::spawn_all(&app, &app.stopped);
+
+        let accepting = tokio::spawn(server::accept(listener, router, endings));
+        let result = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            ended = background.join_next() => Err(task_ended(ended)),
+        };
+        tracing::info!("shutting down: no new connections");
+        app.draining.cancel();
+        if let Ok(connections) = accepting.await
+            && !ends_within(drain_limit, connections.wait()).await
+        {
+            tracing::warn!(left = connections.len(), "some requests did not end in time");
+            app.drained.cancel();
+            if !ends_within(FAREWELL_LIMIT, connections.wait()).await {
+                cut.cancel();
+                connections.wait().await;
+            }
+        }
+        app.drained.cancel();
+        app.tasks.close();
+        app.stopped.cancel();
+        // Links among them: what still waits for a worker ends when its link does.
+        if !ends_within(FAREWELL_LIMIT, app.tasks.wait()).await {
+            tracing::warn!(left = app.tasks.len(), "some work did not end in time");
+        }
+        drain(&mut background).await;
+        app.store.close().await;
+        drop(data_dir);
+        result
+    }
+}
+
+async fn ends_within(limit: Duration, end: impl Future<Output = ()>) -> bool {
+    timeout(limit, end).await.is_ok()
+}
+
+async fn drain(background: &mut JoinSet<&'static str>) {
+    if !ends_within(FAREWELL_LIMIT, async { while background.join_next().await.is_some() {} }).await
+    {
+        background.abort_all();
+    }
+}
+
+fn task_ended(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> ControllerError {
+    ControllerError::TaskEnded(match ended {
+        Some(Ok(name)) => name.to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "none was started".to_owned(),
+    })
+}

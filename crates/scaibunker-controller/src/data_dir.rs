@@ -1,0 +1,180 @@
+//! The data directory: its lock, and the admin key's file in it.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use rustix::rand::{GetRandomFlags, getrandom};
+use sha2::{Digest as _, Sha256};
+
+use crate::store::{Store, StoreError};
+
+/// What every API key starts with.
+const KEY_PREFIX: &str = "sgk_";
+
+/// The data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    #[error("cannot use the data directory's {}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error(
+        "another process uses the data directory {}; end it, or choose another --data-dir",
+        path.display()
+    )]
+    InUse { path: PathBuf },
+    #[error("the system gave no random bytes for the admin key")]
+    Random(#[source] io::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A data directory that this process alone uses, until this is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory if it is missing, readable by its owner alone, and locks it.
+    pub fn lock(path: &Path) -> Result<Self, DataDirError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DataDirError::Io { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))?;
+        let lock_path = path.join("controller.lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(DataDirError::Io { path: lock_path, source }),
+        }
+    }
+
+    /// Where the database is.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.path.join("scaibunker.db")
+    }
+
+    /// Where the objects are.
+    #[must_use]
+    pub fn objects(&self) -> PathBuf {
+        self.path.join("objects")
+    }
+
+    /// Makes sure that the key file holds a key which the database accepts. A key that is lost or
+    /// does not match is replaced, and the old one is worth nothing from then on.
+    pub async fn ensure_admin_key(&self, store: &Store) -> Result<(), DataDirError> {
+        let path = self.path.join("admin.key");
+        let failed = |source| DataDirError::Io { path: path.clone(), source };
+        match fs::read_to_string(&path) {
+            Ok(key) => {
+                if store.account(&hash_of(key.trim())).await?.is_some() {
+                    return fs::set_permissions(&path, Permissions::from_mode(0o600))
+                        .map_err(failed);
+                }
+                tracing::warn!(path = %path.display(), "the admin key is not known; issuing a new one");
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let key = new_key()?;
+        store.replace_bootstrap_key(&hash_of(&key), Timestamp::now()).await?;
+        write_privately(&path, &key).map_err(failed)
+    }
+}
+
+/// What is stored of an API key.
+#[must_use]
+pub fn hash_of(key: &str) -> String {
+    crate::hex(&Sha256::digest(key))
+}
+
+fn new_key() -> Result<String, DataDirError> {
+    let mut bits = [0u8; 32];
+    // Reads of up to 256 bytes are never short.
+    getrandom(&mut bits, GetRandomFlags::empty()).map_err(|e| DataDirError::Random(e.into()))?;
+    Ok(format!("{KEY_PREFIX}{}", crate::hex(&bits)))
+}
+
+/// The file is complete and private from the moment it has its name.
+fn write_privately(path: &Path, key: &str) -> io::Result<()> {
+    let draft = path.with_extension("key.new");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
+    writeln!(file, "{key}")?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn opened(path: &Path) -> (DataDir, Store) {
+        let dir = DataDir::lock(path).unwrap();
+        let store = Store::open(&dir.database()).await.unwrap();
+        (dir, store)
+    }
+
+    #[tokio::test]
+    async fn the_key_is_private_and_stays_until_it_is_lost() {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, store) = opened(temp.path()).await;
+        let file = temp.path().join("admin.key");
+        dir.ensure_admin_key(&store).await.unwrap();
+        let first = fs::read_to_string(&file).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(first.starts_with(KEY_PREFIX) && first.trim().len() == 4 + 64);
+
+        dir.ensure_admin_key(&store).await.unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), first);
+
+        for damage in [|file: &Path| fs::remove_file(file), |file: &Path| fs::write(file, "sgk_x")]
+        {
+            let before = fs::read_to_string(&file).unwrap();
+            damage(&file).unwrap();
+            dir.ensure_admin_key(&store).await.unwrap();
+            let after = fs::read_to_string(&file).unwrap();
+            assert!(store.account(&hash_of(before.trim())).await.unwrap().is_none());
+            assert!(store.account(&hash_of(after.trim())).await.unwrap().is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_hash_is_in_the_database() {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, store) = opened(temp.path()).await;
+        dir.ensure_admin_key(&store).await.unwrap();
+        store.close().await;
+        let key = fs::read_to_string(temp.path().join("admin.key")).unwrap();
+        let database = fs::read(dir.database()).unwrap();
+        let secret = key.trim().trim_start_matches(KEY_PREFIX).as_bytes();
+        assert!(!database.windows(secret.len()).any(|window| window == secret));
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let temp = tempfile::tempdir().unwrap();
+        let held = DataDir::lock(temp.path()).unwrap();
+        let error = DataDir::lock(temp.path()).unwrap_err();
+        assert!(matches!(error, DataDirError::InUse { .. }));
+        drop(held);
+        DataDir::lock(temp.path()).unwrap();
+    }
+}

@@ -1,0 +1,314 @@
+//! A bunker and its states.
+//!
+//! ```text
+//! pending ──Acknowledged──▶ provisioning ──Started──▶ running ⇄ paused
+//!    └───────────────────Started────────────────────────▲
+//!
+//! each of these four ──EndRequested──▶ terminating ──Released──▶ terminated
+//! each of these four ──Failed────────▶ failed
+//! ```
+//!
+//! A `terminating` bunker is only ever released: whatever its worker says meanwhile, its end was
+//! asked for.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use scaibunker_api::{
+    bunker::{BunkerStatus, Interface, LifecycleMode, NetworkProfile, SessionType},
+    ids::{BunkerId, ImageId, TenantId, UserId, WorkerId},
+};
+use serde::{Deserialize, Serialize};
+
+/// Characters of a status reason that are kept: some of it comes from workers.
+const MAX_REASON_CHARS: usize = 1_000;
+
+/// What the owner asked for, defaults filled in. Stored as JSON: a new field needs a serde default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// As the owner wrote it.
+    pub image: String,
+    pub image_id: ImageId,
+    pub lifecycle_mode: LifecycleMode,
+    pub name: Option<String>,
+    pub label_set: BTreeMap<String, String>,
+    pub network_profile: NetworkProfile,
+    pub network_allowlist: Option<Vec<String>>,
+    pub interfaces: Option<Vec<Interface>>,
+    pub cpu_millicores: u32,
+    pub memory_mb: u32,
+    pub disk_mb: u32,
+    pub gpu_type: Option<String>,
+    pub max_lifetime_s: Option<u64>,
+    pub idle_timeout_s: Option<u64>,
+    pub session_type: SessionType,
+    pub session_ref: Option<String>,
+    pub env_vars: BTreeMap<String, String>,
+    pub bandwidth_mbit: Option<u32>,
+    pub egress_audit: bool,
+}
+
+/// Where a bunker is in its life. Changed by [`Bunker::apply`] alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    pub status: BunkerStatus,
+    pub status_reason: Option<String>,
+    pub started_at: Option<Timestamp>,
+    pub terminated_at: Option<Timestamp>,
+}
+
+/// A bunker as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bunker {
+    pub id: BunkerId,
+    pub tenant_id: TenantId,
+    pub owner_id: UserId,
+    /// Chosen at create, before the bunker is written down.
+    pub worker_id: WorkerId,
+    pub spec: Spec,
+    pub created_at: Timestamp,
+    pub last_active_at: Option<Timestamp>,
+    life: Life,
+    /// Counts the changes; a writer that read an older one loses.
+    pub generation: i64,
+}
+
+/// Something that happened to a bunker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The worker works on the start.
+    Acknowledged,
+    /// The worker runs the bunker.
+    Started { at: Timestamp },
+    /// The start failed, or the bunker ended without being asked to.
+    Failed { reason: String, at: Timestamp },
+    /// The owner, or a limit that `reason` names, ends the bunker.
+    EndRequested { reason: Option<String> },
+    /// The worker holds nothing of the bunker any more.
+    Released { at: Timestamp },
+}
+
+/// The event does not fit the state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a bunker that is {} cannot take the event {event:?}", status.as_str())]
+pub struct Rejected {
+    pub status: BunkerStatus,
+    pub event: Event,
+}
+
+impl Bunker {
+    /// A bunker that has a place and waits for its worker.
+    #[must_use]
+    pub fn placed(
+        id: BunkerId,
+        (tenant_id, owner_id): (TenantId, UserId),
+        worker_id: WorkerId,
+        spec: Spec,
+        created_at: Timestamp,
+    ) -> Self {
+        let life = Life {
+            status: BunkerStatus::Pending,
+            status_reason: None,
+            started_at: None,
+            terminated_at: None,
+        };
+        let last_active_at = None;
+        Self {
+            id,
+            tenant_id,
+            owner_id,
+            worker_id,
+            spec,
+            created_at,
+            last_active_at,
+            life,
+            generation: 0,
+        }
+    }
+
+    /// The same bunker with the life that was written down for it.
+    #[must_use]
+    pub fn with_stored_life(self, life: Life, generation: i64) -> Self {
+        Self { life, generation, ..self }
+    }
+
+    /// Where the bunker is in its life.
+    #[must_use]
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// The bunker's state.
+    #[must_use]
+    pub fn status(&self) -> BunkerStatus {
+        self.life.status
+    }
+
+    /// When the bunker's lifetime is over; `None` for one without a limit.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        let seconds = i64::try_from(self.spec.max_lifetime_s?).ok()?;
+        self.created_at.checked_add(SignedDuration::from_secs(seconds)).ok()
+    }
+
+    /// The bunker after `event`, one generation later.
+    pub fn apply(&self, event: Event) -> Result<Self, Rejected> {
+        use BunkerStatus as S;
+
+        let mut life = self.life.clone();
+        match (self.life.status, &event) {
+            (S::Pending, Event::Acknowledged) => life.status = S::Provisioning,
+            (S::Pending | S::Provisioning, Event::Started { at }) => {
+                life.status = S::Running;
+                life.started_at = Some(*at);
+            }
+            (
+                S::Pending | S::Provisioning | S::Running | S::Paused,
+                Event::Failed { reason, at },
+            ) => {
+                life.status = S::Failed;
+                life.status_reason = Some(bounded(reason));
+                life.terminated_at = Some(*at);
+            }
+            (
+                S::Pending | S::Provisioning | S::Running | S::Paused,
+                Event::EndRequested { reason },
+            ) => {
+                life.status = S::Terminating;
+                life.status_reason = reason.as_deref().map(bounded);
+            }
+            (S::Terminating, Event::Released { at }) => {
+                life.status = S::Terminated;
+                life.terminated_at = Some(*at);
+            }
+            _ => return Err(Rejected { status: self.life.status, event }),
+        }
+        Ok(Self { life, generation: self.generation + 1, ..self.clone() })
+    }
+}
+
+fn bounded(reason: &str) -> String {
+    reason.chars().take(MAX_REASON_CHARS).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn spec() -> Spec {
+        Spec {
+            image: "busybox".to_owned(),
+            image_id: ImageId::generate(),
+            lifecycle_mode: LifecycleMode::Ephemeral,
+            name: None,
+            label_set: BTreeMap::new(),
+            network_profile: NetworkProfile::Isolated,
+            network_allowlist: None,
+            interfaces: None,
+            cpu_millicores: 1000,
+            memory_mb: 256,
+            disk_mb: 512,
+            gpu_type: None,
+            max_lifetime_s: Some(3600),
+            idle_timeout_s: Some(300),
+            session_type: SessionType::Standalone,
+            session_ref: None,
+            env_vars: BTreeMap::new(),
+            bandwidth_mbit: None,
+            egress_audit: false,
+        }
+    }
+
+    pub(crate) fn pending_bunker() -> Bunker {
+        Bunker::placed(
+            BunkerId::generate(),
+            (TenantId::generate(), UserId::generate()),
+            WorkerId::generate(),
+            spec(),
+            Timestamp::UNIX_EPOCH,
+        )
+    }
+
+    pub(crate) fn bunker_in(status: BunkerStatus) -> Bunker {
+        let bunker = pending_bunker();
+        let life = Life { status, ..bunker.life.clone() };
+        bunker.with_stored_life(life, 7)
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        let at = Timestamp::UNIX_EPOCH;
+        prop_oneof![
+            Just(Event::Acknowledged),
+            Just(Event::Started { at }),
+            ".{0,8}".prop_map(move |reason| Event::Failed { reason, at }),
+            proptest::option::of(".{0,8}").prop_map(|reason| Event::EndRequested { reason }),
+            Just(Event::Released { at }),
+        ]
+    }
+
+    fn rank(status: BunkerStatus) -> usize {
+        match status {
+            BunkerStatus::Pending => 0,
+            BunkerStatus::Provisioning => 1,
+            BunkerStatus::Running | BunkerStatus::Paused => 2,
+            BunkerStatus::Terminating => 3,
+            BunkerStatus::Terminated | BunkerStatus::Failed => 4,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_life_only_goes_forward_and_every_change_counts(
+            events in proptest::collection::vec(any_event(), 0..12),
+        ) {
+            let mut bunker = pending_bunker();
+            for event in events {
+                let Ok(next) = bunker.apply(event) else { continue };
+                prop_assert!(rank(next.status()) > rank(bunker.status()));
+                prop_assert_eq!(next.generation, bunker.generation + 1);
+                prop_assert_eq!(next.life.terminated_at.is_some(), next.status().is_terminal());
+                prop_assert!(next.status() != BunkerStatus::Failed || next.life.status_reason.is_some());
+                bunker = next;
+            }
+        }
+
+        #[test]
+        fn terminal_states_take_nothing(event in any_event(), failed: bool) {
+            let status = if failed { BunkerStatus::Failed } else { BunkerStatus::Terminated };
+            prop_assert!(bunker_in(status).apply(event).is_err());
+        }
+
+        #[test]
+        fn an_end_is_taken_in_each_live_state_and_then_only_a_release(event in any_event()) {
+            for status in &BunkerStatus::ALL[..4] {
+                let ending = bunker_in(*status).apply(Event::EndRequested { reason: None }).unwrap();
+                prop_assert_eq!(ending.status(), BunkerStatus::Terminating);
+                let released = matches!(event, Event::Released { .. });
+                prop_assert_eq!(ending.apply(event.clone()).is_ok(), released);
+            }
+        }
+
+        #[test]
+        fn any_lifetime_is_taken(max_lifetime_s: u64) {
+            let mut bunker = pending_bunker();
+            bunker.spec.max_lifetime_s = Some(max_lifetime_s);
+            let _ = bunker.expires_at();
+        }
+    }
+
+    #[test]
+    fn reasons_are_bounded() {
+        let reason = "é".repeat(5_000);
+        let failed =
+            pending_bunker().apply(Event::Failed { reason, at: Timestamp::UNIX_EPOCH }).unwrap();
+        let kept = failed.life.status_reason.unwrap();
+        assert_eq!(kept.chars().count(), MAX_REASON_CHARS);
+    }
+
+    #[test]
+    fn a_lifetime_ends_where_it_says() {
+        assert_eq!(pending_bunker().expires_at().unwrap().as_second(), 3600);
+    }
+}

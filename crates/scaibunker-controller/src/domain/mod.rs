@@ -1,0 +1,15 @@
+//! What is allowed, and what follows from what: plain types and rules, no I/O. Time and ids are
+//! passed in.
+
+pub mod actor;
+pub mod bunker;
+pub mod create;
+pub mod exec;
+pub mod network;
+pub mod output;
+pub mod patch;
+pub mod placement;
+pub mod reconcile;
+pub mod record;
+pub mod violations;
+pub mod worker;

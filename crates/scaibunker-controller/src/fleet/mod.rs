@@ -1,0 +1,12 @@
+//! The workers as this process knows them: what they offer, what they hold, how to reach them.
+//!
+//! One lock guards the registry and the ledger of what is allocated, so that two creates cannot
+//! take the same room. The ledger is rebuilt from the database when the process starts.
+
+mod link;
+mod registry;
+
+pub use self::{
+    link::{ExecFrames, Link, LinkError},
+    registry::{Fleet, Heard},
+};

@@ -1,0 +1,65 @@
+//! Errors in the envelope.
+
+use std::any::Any;
+
+use axum::{
+    Json,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use scaibunker_api::{
+    envelope::{ErrorEnvelope, Status},
+    error::{ErrorBody, ErrorCode},
+};
+
+use super::answer::meta;
+use crate::failure::{Failure, chain};
+
+/// What a handler fails with.
+#[derive(Debug)]
+pub struct Fault(pub ErrorBody);
+
+impl From<ErrorBody> for Fault {
+    fn from(error: ErrorBody) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => Self(error),
+            Failure::Store(error) => {
+                tracing::error!(error = chain(&error), "the database failed a request");
+                let message = "the database failed; the log has the cause under the request id";
+                Self(ErrorBody::new(ErrorCode::Internal, message))
+            }
+        }
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let Self(error) = self;
+        let (status, retry_after) = (error.code.http_status(), error.retry_after);
+        let mut response =
+            (status, Json(ErrorEnvelope { status: Status::Error, error, meta: meta() }))
+                .into_response();
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// The answer to a request whose handler panicked.
+pub(super) fn of_panic(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    tracing::error!(panic = text, "a request handler panicked");
+    let message = "a bug ended this request; the log has the cause under the request id";
+    Fault(ErrorBody::new(ErrorCode::Internal, message)).into_response()
+}

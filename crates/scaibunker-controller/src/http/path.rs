@@ -1,0 +1,24 @@
+//! Ids in paths.
+
+use std::str::FromStr;
+
+use axum::{extract::FromRequestParts, http::request::Parts};
+use scaibunker_api::error::{ErrorBody, ErrorCode};
+
+use super::fault::Fault;
+
+/// The `{id}` of the route. What is no id is the id of nothing.
+pub(super) struct PathId<T>(pub T);
+
+impl<S: Send + Sync, T: FromStr<Err: std::fmt::Display>> FromRequestParts<S> for PathId<T> {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fault> {
+        let not_found = |message: String| Fault(ErrorBody::new(ErrorCode::NotFound, message));
+        let axum::extract::Path(text) =
+            axum::extract::Path::<String>::from_request_parts(parts, state)
+                .await
+                .map_err(|_| not_found("the path cannot be read".to_owned()))?;
+        text.parse().map(Self).map_err(|error: T::Err| not_found(error.to_string()))
+    }
+}

@@ -1,0 +1,182 @@
+//! Single bunkers, and the sets of them that background tasks look at.
+
+use jiff::Timestamp;
+use scaibunker_api::ids::{BunkerId, WorkerId};
+use sqlx::SqliteConnection;
+
+use super::{
+    IdempotencyKey, Store, StoreError,
+    bunker_row::{BunkerRow, bunkers},
+    to_json, to_micros,
+};
+use crate::domain::bunker::Bunker;
+
+/// What became of a new bunker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    Done,
+    /// The idempotency key is already another bunker's; nothing was written.
+    KeyTaken,
+}
+
+impl Store {
+    /// Writes a new bunker down, together with the idempotency key of its request.
+    pub async fn insert_bunker(
+        &self,
+        bunker: &Bunker,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Inserted, StoreError> {
+        let failed = || StoreError::query("insert a bunker");
+        if key.is_none() && bunker.spec.label_set.is_empty() {
+            let mut connection = self.writer.acquire().await.map_err(failed())?;
+            insert_row(&mut connection, bunker).await?;
+            return Ok(Inserted::Done);
+        }
+        let mut transaction = self.writer.begin().await.map_err(failed())?;
+        insert_row(&mut transaction, bunker).await?;
+        insert_labels(&mut transaction, bunker).await?;
+        if let Some(key) = key
+            && !key.insert(&mut transaction, bunker).await?
+        {
+            transaction.rollback().await.map_err(failed())?;
+            return Ok(Inserted::KeyTaken);
+        }
+        transaction.commit().await.map_err(failed())?;
+        Ok(Inserted::Done)
+    }
+
+    /// One bunker.
+    pub async fn bunker(&self, id: BunkerId) -> Result<Option<Bunker>, StoreError> {
+        let row: Option<BunkerRow> = sqlx::query_as("SELECT * FROM bunkers WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(StoreError::query("read a bunker"))?;
+        row.map(Bunker::try_from).transpose()
+    }
+
+    /// Writes a bunker's new life down; `false` when somebody else changed the bunker first.
+    pub async fn update_life(&self, changed: &Bunker) -> Result<bool, StoreError> {
+        let life = changed.life();
+        let done = sqlx::query(
+            "UPDATE bunkers SET status = $3, status_reason = $4, started_at = $5, \
+             terminated_at = $6, generation = generation + 1 WHERE id = $1 AND generation = $2",
+        )
+        .bind(changed.id.to_string())
+        .bind(changed.generation - 1)
+        .bind(life.status.as_str())
+        .bind(&life.status_reason)
+        .bind(life.started_at.map(to_micros))
+        .bind(life.terminated_at.map(to_micros))
+        .execute(&self.writer)
+        .await
+        .map_err(StoreError::query("update a bunker"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Writes down what the owner changed; `false` when somebody else changed the bunker first.
+    pub async fn update_spec(&self, changed: &Bunker) -> Result<bool, StoreError> {
+        let failed = || StoreError::query("edit a bunker");
+        let mut transaction = self.writer.begin().await.map_err(failed())?;
+        let done = sqlx::query(
+            "UPDATE bunkers SET spec = $3, expires_at = $4, generation = generation + 1 \
+             WHERE id = $1 AND generation = $2",
+        )
+        .bind(changed.id.to_string())
+        .bind(changed.generation - 1)
+        .bind(to_json("bunkers.spec", &changed.spec)?)
+        .bind(changed.expires_at().map(to_micros))
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed())?;
+        if done.rows_affected() == 0 {
+            transaction.rollback().await.map_err(failed())?;
+            return Ok(false);
+        }
+        sqlx::query("DELETE FROM bunker_labels WHERE bunker_id = $1")
+            .bind(changed.id.to_string())
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed())?;
+        insert_labels(&mut transaction, changed).await?;
+        transaction.commit().await.map_err(failed())?;
+        Ok(true)
+    }
+
+    /// Notes that a bunker is in use. Not a change of the bunker: its generation stays.
+    pub async fn touch_bunker(&self, id: BunkerId, at: Timestamp) -> Result<(), StoreError> {
+        sqlx::query("UPDATE bunkers SET last_active_at = $2 WHERE id = $1")
+            .bind(id.to_string())
+            .bind(to_micros(at))
+            .execute(&self.writer)
+            .await
+            .map_err(StoreError::query("note a bunker's activity"))?;
+        Ok(())
+    }
+
+    /// Every bunker that holds resources, of one worker or of all.
+    pub async fn live_bunkers(&self, worker: Option<WorkerId>) -> Result<Vec<Bunker>, StoreError> {
+        let rows: Vec<BunkerRow> = sqlx::query_as(
+            "SELECT * FROM bunkers WHERE status IN \
+             ('pending', 'provisioning', 'running', 'paused', 'terminating') \
+             AND ($1 IS NULL OR worker_id = $1)",
+        )
+        .bind(worker.map(|id| id.to_string()))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(StoreError::query("read the live bunkers"))?;
+        bunkers(rows)
+    }
+
+    /// The bunkers whose lifetime was over at `now` and that nobody has ended yet.
+    pub async fn expired_bunkers(&self, now: Timestamp) -> Result<Vec<Bunker>, StoreError> {
+        let rows: Vec<BunkerRow> = sqlx::query_as(
+            "SELECT * FROM bunkers WHERE status IN \
+             ('pending', 'provisioning', 'running', 'paused') AND expires_at <= $1",
+        )
+        .bind(to_micros(now))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(StoreError::query("read the expired bunkers"))?;
+        bunkers(rows)
+    }
+}
+
+async fn insert_row(connection: &mut SqliteConnection, bunker: &Bunker) -> Result<(), StoreError> {
+    let life = bunker.life();
+    sqlx::query(
+        "INSERT INTO bunkers (id, tenant_id, owner_id, worker_id, generation, status, \
+         lifecycle_mode, spec, created_at, expires_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(bunker.id.to_string())
+    .bind(bunker.tenant_id.to_string())
+    .bind(bunker.owner_id.to_string())
+    .bind(bunker.worker_id.to_string())
+    .bind(bunker.generation)
+    .bind(life.status.as_str())
+    .bind(bunker.spec.lifecycle_mode.as_str())
+    .bind(to_json("bunkers.spec", &bunker.spec)?)
+    .bind(to_micros(bunker.created_at))
+    .bind(bunker.expires_at().map(to_micros))
+    .execute(connection)
+    .await
+    .map_err(StoreError::query("insert a bunker"))?;
+    Ok(())
+}
+
+async fn insert_labels(
+    connection: &mut SqliteConnection,
+    bunker: &Bunker,
+) -> Result<(), StoreError> {
+    for (name, value) in &bunker.spec.label_set {
+        sqlx::query("INSERT INTO bunker_labels (bunker_id, name, value) VALUES ($1, $2, $3)")
+            .bind(bunker.id.to_string())
+            .bind(name)
+            .bind(value)
+            .execute(&mut *connection)
+            .await
+            .map_err(StoreError::query("label a bunker"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! The keys under which requests may be repeated.
+
+use jiff::Timestamp;
+use scaibunker_api::ids::{BunkerId, UserId};
+use sqlx::SqliteConnection;
+
+use super::{Store, StoreError, parsed, to_micros};
+use crate::domain::bunker::Bunker;
+
+/// The key of a request that is being carried out.
+#[derive(Debug, Clone)]
+pub struct IdempotencyKey {
+    pub user_id: UserId,
+    pub key: String,
+    /// Of the request's body.
+    pub request_hash: String,
+    /// The answer, where it is known before the work is done.
+    pub answer: Option<String>,
+}
+
+/// A key that was used before.
+#[derive(Debug, Clone)]
+pub struct StoredKey {
+    pub request_hash: String,
+    pub bunker_id: BunkerId,
+    /// JSON of the first answer's data, once it was given.
+    pub answer: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct KeyRow {
+    request_hash: String,
+    bunker_id: String,
+    answer: Option<String>,
+}
+
+impl IdempotencyKey {
+    pub(super) async fn insert(
+        &self,
+        connection: &mut SqliteConnection,
+        bunker: &Bunker,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "INSERT INTO idempotency_keys (user_id, key, request_hash, bunker_id, answer, \
+             created_at) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (user_id, key) DO NOTHING",
+        )
+        .bind(self.user_id.to_string())
+        .bind(&self.key)
+        .bind(&self.request_hash)
+        .bind(bunker.id.to_string())
+        .bind(&self.answer)
+        .bind(to_micros(bunker.created_at))
+        .execute(connection)
+        .await
+        .map_err(StoreError::query("insert an idempotency key"))?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+impl Store {
+    /// What a key was used for.
+    pub async fn idempotency_key(
+        &self,
+        user_id: UserId,
+        key: &str,
+    ) -> Result<Option<StoredKey>, StoreError> {
+        let row: Option<KeyRow> = sqlx::query_as(
+            "SELECT request_hash, bunker_id, answer FROM idempotency_keys \
+             WHERE user_id = $1 AND key = $2",
+        )
+        .bind(user_id.to_string())
+        .bind(key)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(StoreError::query("read an idempotency key"))?;
+        row.map(|row| {
+            Ok(StoredKey {
+                bunker_id: parsed("idempotency_keys.bunker_id", &row.bunker_id)?,
+                request_hash: row.request_hash,
+                answer: row.answer,
+            })
+        })
+        .transpose()
+    }
+
+    /// Keeps the answer that a key stands for from now on.
+    pub async fn keep_answer(
+        &self,
+        user_id: UserId,
+        key: &str,
+        answer: &str,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE idempotency_keys SET answer = $3 \
+             WHERE user_id = $1 AND key = $2 AND answer IS NULL",
+        )
+        .bind(user_id.to_string())
+        .bind(key)
+        .bind(answer)
+        .execute(&self.writer)
+        .await
+        .map_err(StoreError::query("keep an answer"))?;
+        Ok(())
+    }
+
+    /// Forgets the keys that were first used before `time`.
+    pub async fn forget_keys_before(&self, time: Timestamp) -> Result<u64, StoreError> {
+        let done = sqlx::query("DELETE FROM idempotency_keys WHERE created_at < $1")
+            .bind(to_micros(time))
+            .execute(&self.writer)
+            .await
+            .map_err(StoreError::query("forget idempotency keys"))?;
+        Ok(done.rows_affected())
+    }
+}

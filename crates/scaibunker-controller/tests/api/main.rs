@@ -1,0 +1,12 @@
+//! The controller through its HTTP API, with simulated workers on real links.
+
+mod client;
+mod create;
+mod errors;
+mod exec;
+mod life;
+mod lists;
+mod reconcile;
+mod server;
+mod sim_worker;
+mod storage;

@@ -1,0 +1,66 @@
+//! A controller on a free port and a directory of its own.
+
+use std::{path::Path, time::Duration};
+
+use scaibunker_controller::{Controller, ControllerConfig, ControllerError};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::{Api, eventually},
+    sim_worker::SimWorker,
+};
+
+pub const WORKER_TOKEN: &str = "worker-secret";
+
+pub struct Server {
+    pub api: Api,
+    pub base: String,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), ControllerError>>,
+}
+
+pub fn config(dir: &Path) -> ControllerConfig {
+    ControllerConfig {
+        drain_limit: Duration::from_millis(300),
+        ..ControllerConfig::new(dir.to_owned(), WORKER_TOKEN.to_owned())
+    }
+}
+
+impl Server {
+    pub async fn start(dir: &Path) -> Self {
+        Self::start_with(config(dir)).await
+    }
+
+    pub async fn start_with(config: ControllerConfig) -> Self {
+        let key = config.data_dir.join("admin.key");
+        let controller = Controller::open(config).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(controller.serve(listener, shutdown.clone()));
+        let key = std::fs::read_to_string(key).unwrap().trim().to_owned();
+        Self { api: Api::new(base.clone(), key), base, shutdown, serving }
+    }
+
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.serving.await.unwrap().unwrap();
+    }
+
+    /// A worker that is linked.
+    pub async fn worker(&self) -> SimWorker {
+        let worker = SimWorker::new();
+        self.link(&worker).await;
+        worker
+    }
+
+    pub async fn link(&self, worker: &SimWorker) {
+        worker.link(&self.base).await;
+        let linked = eventually(async || {
+            let checks = self.api.get("//health/ready").await;
+            checks.data()["checks"]["linked_workers"].as_u64() > Some(0)
+        });
+        assert!(linked.await);
+    }
+}

@@ -1,0 +1,138 @@
+//! One command: its cgroup, its streams and its process.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process_group},
+};
+use scaibunker_guest_protocol::exec::ExecSpec;
+
+use super::{
+    launch::Launch,
+    spawn::{ChildStreams, Failure, spawn},
+    streams::{Streams, pipes},
+};
+use crate::{
+    accounts, cgroup::CommandCgroup, error::AgentError, reaper::Child, root::BunkerRoot,
+    root_files, server::Agent,
+};
+
+/// A command, from before its process is made until after it has ended.
+#[derive(Debug)]
+pub struct Command {
+    pub cgroup: CommandCgroup,
+    pub streams: Streams,
+    pub child: Child,
+}
+
+/// What making the process takes.
+#[derive(Debug)]
+pub struct Starter {
+    launch: Launch,
+    streams: ChildStreams,
+    root: Arc<BunkerRoot>,
+    cgroup: OwnedFd,
+    pid: Arc<AtomicI32>,
+}
+
+/// Whether a command's program runs.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Start {
+    Runs,
+    /// A process was made, and has ended as a shell's would.
+    NotExecuted {
+        exit_code: i32,
+        reason: String,
+    },
+}
+
+impl Command {
+    /// Checks `spec` against the bunker and sets the command's surroundings up.
+    pub fn prepare(
+        agent: &Agent,
+        root: &Arc<BunkerRoot>,
+        spec: &ExecSpec,
+    ) -> Result<(Self, Starter), AgentError> {
+        let read = |path: &str| {
+            root_files::read(root.dir(), path).map_err(AgentError::io(format!("read /{path}")))
+        };
+        let account = accounts::look_up(&spec.user, &read("etc/passwd")?, &read("etc/group")?)?;
+        let launch = Launch::new(spec, account)?;
+        let cgroup = agent.cgroup.command(&spec.exec_id)?;
+        let (streams, child_streams) =
+            pipes(&launch.account).map_err(AgentError::io("make the command's pipes"))?;
+        let child = agent.reaper.expect();
+        let starter = Starter {
+            launch,
+            streams: child_streams,
+            root: Arc::clone(root),
+            cgroup: cgroup.dir().try_clone().map_err(AgentError::io("open the cgroup"))?,
+            pid: Arc::clone(&child.pid),
+        };
+        Ok((Self { cgroup, streams, child }, starter))
+    }
+
+    /// Keeps the processes that a command left behind company until the last one has ended.
+    pub async fn settle(self) {
+        let Streams { stdin, stdout, stderr } = self.streams;
+        drop(stdin);
+        // A cgroup that cannot be removed costs a little memory, and nobody can do more.
+        let _ = tokio::join!(self.cgroup.remove_when_empty(), stdout.discard(), stderr.discard());
+    }
+}
+
+impl Starter {
+    /// Makes the process. A start that hangs is freed by killing the command's cgroup.
+    pub async fn start(self) -> Result<Start, AgentError> {
+        let spawning = tokio::task::spawn_blocking(move || {
+            let Self { launch, streams, root, cgroup, pid } = self;
+            spawn(&launch, &streams, root.dir().as_fd(), cgroup.as_fd(), &pid)
+                .map_or_else(|failure| explain(failure, &launch), |()| Ok(Start::Runs))
+        });
+        spawning.await.map_err(AgentError::io("start a thread"))?
+    }
+}
+
+/// The process's number; 0 before it is made.
+pub fn pid_of(child: &Child) -> u32 {
+    child.pid.load(Ordering::Acquire).unsigned_abs()
+}
+
+/// Sends a signal to the process group a command leads; numbers without a name do nothing.
+pub fn signal_group(leader: u32, signal: i32) {
+    let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
+    if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(signal)) {
+        // An empty group needs no signal.
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+fn explain(failure: Failure, launch: &Launch) -> Result<Start, AgentError> {
+    let program = launch.argv.first().map(|arg| arg.to_string_lossy()).unwrap_or_default();
+    match failure {
+        Failure::Exec(Errno::NOENT | Errno::NOTDIR) => {
+            Ok(Start::NotExecuted { exit_code: 127, reason: format!("{program}: not found") })
+        }
+        Failure::Exec(error) => {
+            let reason = format!("{program}: {}", io::Error::from(error));
+            Ok(Start::NotExecuted { exit_code: 126, reason })
+        }
+        Failure::Cwd(error) => {
+            let cause = io::Error::from(error);
+            Err(AgentError::Invalid(format!("cannot enter the working directory: {cause}")))
+        }
+        Failure::Clone(Errno::AGAIN) => {
+            Err(AgentError::Conflict("the bunker runs as many processes as it may".to_owned()))
+        }
+        Failure::Clone(error) => Err(AgentError::io("make a process")(error)),
+        Failure::Setup(error) => Err(AgentError::io("set the process up")(error)),
+    }
+}

@@ -1,0 +1,189 @@
+//! Following one command from its start to its end.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    io,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use rustix::process::Signal;
+use scaibunker_guest_protocol::{
+    exec::{Exit, KILL_GRACE_MS, Started},
+    frame::{Frame, FrameKind},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Duration, Instant, sleep},
+};
+
+use super::{
+    command::{Command, Start, Starter, pid_of, signal_group},
+    frames::{Frames, StreamError},
+    streams::{Input, Output, Streams},
+};
+use crate::{
+    cgroup::CommandCgroup,
+    error::AgentError,
+    reaper::{Child, Ended},
+};
+
+/// A process left behind may hold the command's output open for ever: it is waited for until it
+/// has been quiet for this long,
+const QUIET: Duration = Duration::from_millis(100);
+
+/// and for this long in all.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// Of a reason that quotes the caller's own, possibly very long, words.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// Runs `command` to its end. Only the exec's last frame is left to send.
+pub async fn drive(
+    command: &mut Command,
+    starter: Starter,
+    time_limit: Duration,
+    frames: Frames,
+    to_host: &mpsc::Sender<Bytes>,
+) -> Result<Exit, AgentError> {
+    let begun = Instant::now();
+    let Command { cgroup, streams, child } = command;
+    let timed_out = AtomicBool::new(false);
+
+    let ended = tokio::select! {
+        ended = async {
+            match begin(starter, child, to_host).await? {
+                Some(ended) => Ok(ended),
+                None => Ok(follow(child, cgroup, streams, frames, to_host).await),
+            }
+        } => ended?,
+        never = enforce(cgroup, time_limit, to_host, &timed_out) => match never {},
+    };
+    streams.stdin.close();
+    drain(&streams.stdout, &streams.stderr, to_host).await;
+
+    let (exit_code, signal) = match ended {
+        Ended::Exited(code) => (code, None),
+        Ended::Signalled(signal) => (128 + signal, Some(signal)),
+    };
+    Ok(Exit {
+        exit_code,
+        signal,
+        timed_out: timed_out.load(Ordering::Relaxed),
+        oom_killed: cgroup.was_oom_killed().map_err(AgentError::io("read the cgroup's events"))?,
+        duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// Makes the process and tells the host; `Some` when its program could not be executed.
+async fn begin(
+    starter: Starter,
+    child: &mut Child,
+    to_host: &mpsc::Sender<Bytes>,
+) -> Result<Option<Ended>, AgentError> {
+    let start = starter.start().await?;
+    let started = Started { pid: pid_of(child) };
+    let frame = Frame::json(FrameKind::Started, &started)
+        .map_err(|e| AgentError::io("describe the process")(io::Error::other(e)))?;
+    // A host that has gone is `enforce`'s to notice, here and below.
+    let _ = to_host.send(frame.encode()).await;
+    let Start::NotExecuted { exit_code, mut reason } = start else { return Ok(None) };
+    reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+    let text = Bytes::from(format!("scaibunker: {reason}\n"));
+    let _ = to_host.send(Frame::data(FrameKind::Stderr, text).encode()).await;
+    child.ended().await;
+    Ok(Some(Ended::Exited(exit_code)))
+}
+
+/// Passes bytes and signals on until the process has ended.
+async fn follow(
+    child: &mut Child,
+    cgroup: &CommandCgroup,
+    streams: &mut Streams,
+    frames: Frames,
+    to_host: &mpsc::Sender<Bytes>,
+) -> Ended {
+    let leader = pid_of(child);
+    let Streams { stdin, stdout, stderr } = streams;
+    let chunks = AtomicU64::new(0);
+    let output = async {
+        tokio::join!(stdout.pump(to_host, &chunks), stderr.pump(to_host, &chunks));
+        pending::<Infallible>().await
+    };
+    let input = async {
+        if feed(stdin, frames, leader).await.is_err() {
+            // Killed before its input is closed: half an input must not look like a whole one.
+            let _ = cgroup.kill();
+        }
+        pending::<Infallible>().await
+    };
+    tokio::select! {
+        biased;
+        ended = child.ended() => ended,
+        never = output => match never {},
+        never = input => match never {},
+    }
+}
+
+/// Passes the host's frames on to the command until there are no more.
+async fn feed(stdin: &mut Input, mut frames: Frames, leader: u32) -> Result<(), StreamError> {
+    while let Some(frame) = frames.next().await? {
+        match frame.kind {
+            FrameKind::Stdin => stdin.write_all(frame.payload).await,
+            FrameKind::StdinEnd => stdin.close(),
+            FrameKind::Signal => signal_group(leader, frame.parse()?),
+            kind => return Err(StreamError::Unexpected(kind)),
+        }
+    }
+    stdin.close();
+    Ok(())
+}
+
+/// Ends the command's processes when its time is up or the host has given the stream up.
+async fn enforce(
+    cgroup: &CommandCgroup,
+    time_limit: Duration,
+    to_host: &mpsc::Sender<Bytes>,
+    timed_out: &AtomicBool,
+) -> Infallible {
+    let in_time = tokio::select! {
+        () = to_host.closed() => true,
+        () = sleep(time_limit) => false,
+    };
+    if !in_time {
+        timed_out.store(true, Ordering::Relaxed);
+        // What cannot be asked to end is killed below all the same.
+        let _ = cgroup.signal(Signal::TERM);
+        tokio::select! {
+            () = to_host.closed() => {}
+            () = sleep(Duration::from_millis(KILL_GRACE_MS)) => {}
+        }
+    }
+    // Fails only where the command's cgroup is gone, and with it the command.
+    let _ = cgroup.kill();
+    pending().await
+}
+
+/// Delivers what the command has written, and for a moment what its children still write.
+async fn drain(stdout: &Output, stderr: &Output, to_host: &mpsc::Sender<Bytes>) {
+    let chunks = AtomicU64::new(0);
+    let give_up = Instant::now() + DRAIN_LIMIT;
+    let is_quiet = async {
+        loop {
+            let before = chunks.load(Ordering::Relaxed);
+            sleep(QUIET).await;
+            if chunks.load(Ordering::Relaxed) == before || Instant::now() > give_up {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = async { tokio::join!(stdout.pump(to_host, &chunks), stderr.pump(to_host, &chunks)) } => {}
+        () = is_quiet => {
+            // A host slower than this is waited for: the command itself wrote these bytes.
+            tokio::join!(stdout.flush(to_host), stderr.flush(to_host));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The agent's routes.
+
+use std::{
+    convert::Infallible,
+    io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use scaibunker_guest_protocol::{
+    MAX_JSON_BYTES,
+    identity::{Identity, Prepare},
+    log::LogLine,
+};
+use serde_json::from_slice;
+use tokio::sync::mpsc;
+
+use crate::{
+    body::Body,
+    cgroup::BunkerCgroup,
+    error::AgentError,
+    exec,
+    identity::{self, EntropyPool},
+    log::Log,
+    reaper::Reaper,
+    root::BunkerRoot,
+    session::PortStream,
+};
+
+/// Requests at the same time; a host that wants more waits.
+const MAX_STREAMS: u32 = 256;
+
+/// Input a command has not read is kept up to this size. The connection's window has room for
+/// every stream's, so that a command that does not read stops no other.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// Output on its way to a host that does not read, per command.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
+
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+
+/// Log lines on their way to the host.
+const QUEUED_LINES: usize = 16;
+
+const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// Longest request id that is logged.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// The agent's state, shared by all requests of all sessions.
+#[derive(Debug)]
+pub struct Agent {
+    pub cgroup: BunkerCgroup,
+    pub reaper: Reaper,
+    pub log: Log,
+    entropy: EntropyPool,
+    /// Set at the first `prepare`: a failed one leaves half a root, and the host ends the VM.
+    is_prepared: AtomicBool,
+    root: OnceLock<Arc<BunkerRoot>>,
+}
+
+impl Agent {
+    /// An agent before `prepare`.
+    pub fn new(cgroup: BunkerCgroup, reaper: Reaper, log: Log) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            cgroup,
+            reaper,
+            log,
+            entropy: EntropyPool::open()?,
+            is_prepared: AtomicBool::new(false),
+            root: OnceLock::new(),
+        }))
+    }
+
+    fn root(&self) -> Result<&Arc<BunkerRoot>, AgentError> {
+        self.root.get().ok_or_else(|| AgentError::Conflict("not prepared yet".to_owned()))
+    }
+
+    async fn prepare(&self, prepare: Prepare) -> Result<(), AgentError> {
+        if self.is_prepared.swap(true, Ordering::Relaxed) {
+            return Err(AgentError::Conflict("prepared already".to_owned()));
+        }
+        let root = Arc::new(BunkerRoot::mount()?);
+        identity::apply(&prepare.identity, &self.entropy, &root)?;
+        identity::provide_resolver(&root)?;
+        if !prepare.warm_up.is_empty() {
+            exec::warm_up(self, &root, prepare.warm_up).await;
+        }
+        // Nobody else sets it: the swap above lets one caller in.
+        self.root.get_or_init(|| root);
+        Ok(())
+    }
+}
+
+/// Serves one session to its end. Commands that still run then are killed.
+pub async fn serve(agent: &Arc<Agent>, stream: PortStream) {
+    let service = service_fn(|request| {
+        let agent = Arc::clone(agent);
+        async move { Ok::<_, Infallible>(answer(agent, request).await) }
+    });
+    let session = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(STREAM_WINDOW_BYTES * MAX_STREAMS)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .auto_date_header(false)
+        .serve_connection(stream, service);
+    if let Err(error) = session.await {
+        agent.log.line(format!("session ended: {error}"));
+    }
+}
+
+async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
+    let request_id = request_id(request.headers());
+    let path = request.uri().path().to_owned();
+    match route(&agent, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            let message = format!("{path} failed: {}", error.chain());
+            agent.log.write(LogLine { message, request_id, exec_id: None });
+            let body = serde_json::to_vec(&error.to_guest_error()).unwrap_or_default();
+            respond(status(&error), Body::whole(body))
+        }
+    }
+}
+
+async fn route(
+    agent: &Arc<Agent>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, AgentError> {
+    let done = respond(StatusCode::NO_CONTENT, Body::whole(Bytes::new()));
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/ping") => Ok(done),
+        (&Method::POST, "/prepare") => {
+            agent.prepare(read_json::<Prepare>(request).await?).await?;
+            Ok(done)
+        }
+        (&Method::POST, "/identify") => {
+            let root = agent.root()?;
+            identity::apply(&read_json::<Identity>(request).await?, &agent.entropy, root)?;
+            Ok(done)
+        }
+        (&Method::POST, "/exec") => {
+            let root = Arc::clone(agent.root()?);
+            let body = exec::serve(Arc::clone(agent), root, request.into_body()).await?;
+            Ok(respond(StatusCode::OK, body))
+        }
+        (&Method::GET, "/log") => {
+            let (sender, lines) = mpsc::channel(QUEUED_LINES);
+            tokio::spawn(agent.log.clone().follow(sender));
+            Ok(respond(StatusCode::OK, Body::stream(Vec::new(), lines)))
+        }
+        (method, path) => {
+            let message = format!("the agent does not know {method} {path}");
+            Err(AgentError::Unknown(message))
+        }
+    }
+}
+
+async fn read_json<T: serde::de::DeserializeOwned>(
+    request: Request<Incoming>,
+) -> Result<T, AgentError> {
+    let body = Limited::new(request.into_body(), MAX_JSON_BYTES).collect().await;
+    let bytes = body.map_err(|e| AgentError::Invalid(format!("cannot read the body: {e}")))?;
+    from_slice(&bytes.to_bytes())
+        .map_err(|e| AgentError::Invalid(format!("the body is not the expected JSON: {e}")))
+}
+
+fn respond(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+}
+
+fn status(error: &AgentError) -> StatusCode {
+    match error {
+        AgentError::Invalid(_) => StatusCode::BAD_REQUEST,
+        AgentError::Unknown(_) => StatusCode::NOT_FOUND,
+        AgentError::Conflict(_) => StatusCode::CONFLICT,
+        AgentError::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(REQUEST_ID_HEADER)?.to_str().ok()?;
+    (!id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES).then(|| id.to_owned())
+}

@@ -1,0 +1,281 @@
+//! A worker from start to end: assets, engine, pool, supervisor, link.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use rustix::fs::{FlockOperation, flock};
+use scaibunker_api::{
+    ids::WorkerId,
+    worker::{Capacity, PROTOCOL_VERSION, RegisterWorker},
+};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    assets::{self, AssetError, BakedImage, Kernel, Progress},
+    config::{AcceleratorChoice, Overcommit, WorkerConfig},
+    engine::{
+        Engine, EngineError, Shape,
+        qemu::{self, Accelerator, Qemu},
+    },
+    jail::CgroupRoot,
+    link::{ControllerClient, Link, LinkError, ready_image},
+    pool::{Kind, Pool},
+    scratch::{ScratchDisks, ScratchError},
+    seat::{Seat, SeatError, UidSlots},
+    supervisor::Supervisor,
+    vm::{Host, VmError},
+};
+
+const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
+
+/// Memory that bunkers leave to the host and the server, in MiB.
+const HOST_RESERVE_MB: u64 = 512;
+
+/// The worker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("cannot {what} {path}")]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("another server uses {0}; stop it, or choose another data directory")]
+    InUse(PathBuf),
+    #[error(transparent)]
+    Asset(#[from] AssetError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    #[error(transparent)]
+    Seat(#[from] SeatError),
+    #[error("cannot make a first microVM")]
+    Vm(#[from] VmError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("no image to offer: name at least one")]
+    NoImage,
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkerError {
+    let path = path.to_path_buf();
+    move |source| WorkerError::Io { what, path, source }
+}
+
+/// A running worker. Its bunkers end, or are left, in [`Worker::stop`].
+pub struct Worker {
+    supervisor: Arc<Supervisor>,
+    /// Ends bunkers and the pool.
+    bunkers: CancellationToken,
+    /// Ends the link, after the bunkers so that their ends can still be told.
+    link: CancellationToken,
+    refill: JoinHandle<()>,
+    linked: JoinHandle<()>,
+    is_up: watch::Receiver<bool>,
+    _lock: File,
+}
+
+impl Worker {
+    /// Prepares everything, adopts what an earlier server left, and links to the controller in
+    /// the background. Returns once bunkers can be made.
+    pub async fn start(config: WorkerConfig, progress: &Progress) -> Result<Self, WorkerError> {
+        let lock = lay_out(&config)?;
+        let began = Instant::now();
+        let kernel = assets::kernel(&config.cache_dir, &config.guest_agent, progress).await?;
+        let images = bake(&config, progress).await?;
+        let controller = ControllerClient::new(&config.controller_url, &config.worker_token)?;
+
+        let capacity = capacity(&config);
+        let cgroups = cgroups();
+        let uid_slots = Arc::new(UidSlots::default());
+        let engine = engine(&config, kernel, &images, &uid_slots, cgroups.as_ref()).await?;
+        let engine_text = engine.describe();
+        let host = Arc::new(Host {
+            engine: Arc::new(engine),
+            disks: ScratchDisks::new(config.disks_dir())?,
+            vms_dir: config.vms_dir(),
+            cgroups,
+            uid_slots,
+        });
+        let kinds: Vec<Kind> = images.iter().map(default_kind).collect();
+        let introduction = RegisterWorker {
+            worker_id: read_id(&config),
+            name: config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol_version: PROTOCOL_VERSION,
+            engine: engine_text,
+            capacity,
+            images: images.iter().map(ready_image).collect(),
+        };
+
+        let (bunkers, link) = (CancellationToken::new(), CancellationToken::new());
+        let pool = Pool::new(host, images, config.pool_size);
+        let supervisor = Supervisor::new(Arc::clone(&pool), bunkers.clone(), config.keep_bunkers);
+        supervisor.recover().await.map_err(failed("read", &config.vms_dir()))?;
+        progress("starting the first microVMs");
+        pool.warm(&kinds).await?;
+        let refill = tokio::spawn(pool.refill(bunkers.clone()));
+        let data_dir = config.data_dir.clone();
+        let (up, is_up) = watch::channel(false);
+        let linked = Link {
+            controller,
+            supervisor: Arc::clone(&supervisor),
+            introduction,
+            remember: Box::new(move |id| remember_id(&data_dir, id)),
+            is_up: up,
+        };
+        let linked = tokio::spawn(linked.run(link.clone()));
+        tracing::info!(duration_ms = began.elapsed().as_millis() as u64, "worker ready");
+        Ok(Self { supervisor, bunkers, link, refill, linked, is_up, _lock: lock })
+    }
+
+    /// Returns once the controller has linked up with this worker.
+    pub async fn linked(&self) {
+        // The sender lives as long as the link's task.
+        let _ = self.is_up.clone().wait_for(|up| *up).await;
+    }
+
+    /// Ends the bunkers or leaves them, as configured, and says good-bye to the controller.
+    pub async fn stop(self) {
+        self.bunkers.cancel();
+        self.supervisor.finish().await;
+        // Both end by themselves once cancelled; a panic in them has been reported already.
+        let _ = self.refill.await;
+        self.link.cancel();
+        let _ = self.linked.await;
+    }
+}
+
+/// Makes the directories and takes the lock that keeps a second server out of them.
+fn lay_out(config: &WorkerConfig) -> Result<File, WorkerError> {
+    let dirs = [&config.data_dir, &config.vms_dir(), &config.jail_root(), &config.cache_dir];
+    for dir in dirs {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(failed("make", dir))?;
+    }
+    let path = config.data_dir.join("lock");
+    let lock = File::create(&path).map_err(failed("open", &path))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| WorkerError::InUse(config.data_dir.clone()))?;
+    Ok(lock)
+}
+
+async fn bake(config: &WorkerConfig, progress: &Progress) -> Result<Vec<BakedImage>, WorkerError> {
+    let mut images = Vec::new();
+    for name in &config.images {
+        images.push(assets::image(&config.cache_dir, name, progress).await?);
+    }
+    if images.is_empty() { Err(WorkerError::NoImage) } else { Ok(images) }
+}
+
+async fn engine(
+    config: &WorkerConfig,
+    kernel: Kernel,
+    images: &[BakedImage],
+    uid_slots: &Arc<UidSlots>,
+    cgroups: Option<&CgroupRoot>,
+) -> Result<Qemu, WorkerError> {
+    let (program, jail_root) = (config.qemu.clone(), config.jail_root());
+    let version = qemu::version(&program).await?;
+    let accelerator = match config.accelerator {
+        AcceleratorChoice::Kvm => Accelerator::Kvm,
+        AcceleratorChoice::Tcg => Accelerator::Tcg,
+        AcceleratorChoice::Probe => {
+            let image = images.first().ok_or(WorkerError::NoImage)?;
+            let mut seat = Seat::take(&config.vms_dir(), cgroups, uid_slots)?;
+            let data_dir = &config.data_dir;
+            return Ok(Qemu::probed(
+                program, version, kernel, jail_root, data_dir, image, &mut seat,
+            )
+            .await?);
+        }
+    };
+    Ok(Qemu { program, version, accelerator, kernel, jail_root })
+}
+
+/// The kind of VM that a create without sizes asks for.
+fn default_kind(image: &BakedImage) -> Kind {
+    let shape = Shape {
+        image: image.name.clone(),
+        vcpus: image.config.default_cpu_millicores.div_ceil(1000),
+        memory_mb: image.config.default_memory_mb,
+    };
+    Kind { shape, disk_mb: image.config.default_disk_mb }
+}
+
+/// The group that bounds all VMs together, or the reason why there is none in the log.
+fn cgroups() -> Option<CgroupRoot> {
+    let root = CgroupRoot::detect(Path::new(CGROUP_MOUNT));
+    let Some(root) = root else {
+        tracing::warn!(
+            "no cgroup that this user may write: a bunker's CPU share and memory are bounded by \
+             its VM only; run the server as root for hard limits"
+        );
+        return None;
+    };
+    let bound_mb = total_memory_mb().saturating_sub(HOST_RESERVE_MB);
+    if let Err(error) = root.limit_memory(bound_mb << 20) {
+        tracing::warn!(%error, "cannot bound the memory of all bunkers together");
+    }
+    Some(root)
+}
+
+fn total_memory_mb() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)) >> 20
+}
+
+/// What the host offers, times what is promised over it.
+fn capacity(config: &WorkerConfig) -> Capacity {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let free_mb = rustix::fs::statvfs(&config.data_dir)
+        .map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize) >> 20);
+    let memory_mb = total_memory_mb().saturating_sub(HOST_RESERVE_MB);
+    promise(
+        Capacity { cpu_millicores: cores * 1000, memory_mb, disk_mb: free_mb },
+        config.overcommit,
+    )
+}
+
+fn promise(host: Capacity, overcommit: Overcommit) -> Capacity {
+    let times = |amount: u64, factor: f64| (amount as f64 * factor.max(0.0)) as u64;
+    Capacity {
+        cpu_millicores: times(host.cpu_millicores, overcommit.cpu),
+        memory_mb: times(host.memory_mb, overcommit.memory),
+        disk_mb: times(host.disk_mb, overcommit.disk),
+    }
+}
+
+fn read_id(config: &WorkerConfig) -> Option<WorkerId> {
+    fs::read_to_string(id_file(&config.data_dir)).ok()?.trim().parse().ok()
+}
+
+fn remember_id(data_dir: &Path, id: WorkerId) {
+    if let Err(error) = fs::write(id_file(data_dir), format!("{id}\n")) {
+        tracing::warn!(%error, "cannot remember the worker's id; the next start gets a new one");
+    }
+}
+
+fn id_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("worker_id")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promises_are_multiples_of_what_the_host_has() {
+        let host = Capacity { cpu_millicores: 2_000, memory_mb: 1_000, disk_mb: 10 };
+        let promised = promise(host, Overcommit { cpu: 4.0, memory: 1.5, disk: 1.0 });
+        let expected = Capacity { cpu_millicores: 8_000, memory_mb: 1_500, disk_mb: 10 };
+        assert_eq!(promised, expected);
+    }
+}

@@ -1,0 +1,68 @@
+//! `scaibunker bench`: what the installation does, as a client sees it.
+//!
+//! Every bench makes its bunkers through one [`Fleet`], which ends them whatever happens, and
+//! prints the machine it ran on with its figures.
+
+mod density;
+mod exec;
+mod fleet;
+mod machine;
+mod stats;
+mod tti;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use scaibunker_api::bunker::CreateBunker;
+
+use self::{density::DensityArgs, exec::ExecBenchArgs, tti::TtiArgs};
+use crate::{cli::GlobalArgs, exit::Failure, quantity, signals::Stop};
+
+/// Measure the installation; ends with 1 when any attempt failed
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    Tti(TtiArgs),
+    Exec(ExecBenchArgs),
+    Density(DensityArgs),
+}
+
+/// The bunkers to measure with.
+#[derive(Debug, Args)]
+struct BenchBunkerArgs {
+    /// Image of the bunkers
+    #[arg(long, default_value = "busybox")]
+    image: String,
+    /// Memory of each bunker in MiB, or such as 1g
+    #[arg(long, value_name = "SIZE", default_value = "256", value_parser = quantity::size_mb)]
+    memory: u32,
+}
+
+impl BenchBunkerArgs {
+    fn request(&self) -> CreateBunker {
+        CreateBunker {
+            image: self.image.clone(),
+            memory_mb: Some(self.memory),
+            ..CreateBunker::default()
+        }
+    }
+}
+
+/// Gives the exit code.
+pub async fn run(global: &GlobalArgs, args: BenchArgs) -> Result<u8, Failure> {
+    let stop = Stop::listen().context("cannot listen for signals")?.announced(global.output());
+    match args.bench {
+        Bench::Tti(args) => tti::run(global, &args, stop).await,
+        Bench::Exec(args) => exec::run(global, &args, stop).await,
+        Bench::Density(args) => density::run(global, &args, stop).await,
+    }
+}
+
+/// A duration in milliseconds with two decimals: more would be noise.
+fn milliseconds(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 100_000.0).round() / 100.0
+}

@@ -1,0 +1,46 @@
+//! The commands, one module each.
+
+pub mod completions;
+pub mod create;
+pub mod doctor;
+pub mod exec;
+pub mod inventory;
+pub mod ls;
+pub mod rm;
+pub mod run;
+
+use std::process::ExitCode;
+
+use crate::{
+    bench,
+    cli::{Cli, Command},
+    exit::Failure,
+    up,
+};
+
+/// Runs the command that was asked for and says what went wrong, if something did.
+pub async fn run(cli: Cli) -> ExitCode {
+    let failure_code = cli.command.failure_code();
+    match dispatch(cli).await {
+        Ok(code) => code.into(),
+        Err(failure) => failure.exit(failure_code),
+    }
+}
+
+/// Gives the exit code.
+async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
+    match command {
+        Command::Run(args) => return run::run(&global, args).await,
+        Command::Exec(args) => return exec::run(&global, args).await,
+        Command::Bench(args) => return bench::run(&global, args).await,
+        Command::Doctor(args) => return doctor::run(&global, &args).await,
+        Command::Up(args) => up::run(&global, args).await?,
+        Command::Create(args) => create::run(&global, args).await?,
+        Command::Ls(args) => ls::run(&global, &args).await?,
+        Command::Rm(args) => rm::run(&global, &args).await?,
+        Command::Images => inventory::images(&global).await?,
+        Command::Workers => inventory::workers(&global).await?,
+        Command::Completions(args) => completions::run(&global, &args)?,
+    }
+    Ok(0)
+}

@@ -1,0 +1,145 @@
+//! Speaking: data goes to standard output, everything else to standard error.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use anyhow::anyhow;
+use comfy_table::Table;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::exit::Failure;
+
+/// How the caller wants to be spoken to.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+impl Output {
+    pub fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet }
+    }
+
+    /// Whether data is for programs: one JSON document.
+    pub fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Whether only data and errors are wanted.
+    pub fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
+    /// Writes bytes to standard output, as they are.
+    pub fn data(self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(write_failed)
+    }
+
+    /// Writes one line to standard output.
+    pub fn line(self, text: &str) -> Result<(), Failure> {
+        self.data(format!("{text}\n").as_bytes())
+    }
+
+    /// Writes a JSON document to standard output.
+    pub fn document(self, value: &impl Serialize) -> Result<(), Failure> {
+        let json = serde_json::to_string_pretty(value)
+            .map_err(|error| anyhow!("cannot write the answer as JSON: {error}"))?;
+        self.line(&json)
+    }
+
+    /// Writes a table to standard output.
+    pub fn table(self, table: &Table) -> Result<(), Failure> {
+        self.line(&table.trim_fmt())
+    }
+
+    /// Tells a person something, in one line.
+    pub fn note(self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr(), "{}", printable(text));
+        }
+    }
+
+    /// A spinner for work that takes a while; gone when dropped. Only people at a terminal see it.
+    pub fn progress(self, text: &str) -> Progress {
+        let progress = self.progress_of(None);
+        progress.say(text);
+        progress
+    }
+
+    /// The same with a count of `steps`.
+    pub fn counted_progress(self, text: &str, steps: u64) -> Progress {
+        let progress = self.progress_of(Some(steps));
+        progress.say(text);
+        progress
+    }
+
+    fn progress_of(self, steps: Option<u64>) -> Progress {
+        if self.json || self.quiet || !io::stderr().is_terminal() {
+            return Progress(ProgressBar::hidden());
+        }
+        let bar = steps.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        let template = match steps {
+            None => "{spinner} {msg}",
+            Some(_) => "{spinner} {msg} {pos}/{len}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Progress(bar)
+    }
+}
+
+/// Work under way, as a person sees it.
+#[derive(Debug)]
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// Says what is being done now.
+    pub fn say(&self, text: &str) {
+        self.0.set_message(printable(text));
+    }
+
+    /// One more step is done.
+    pub fn step(&self) {
+        self.0.inc(1);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A reader that went away is no failure worth a message.
+pub fn write_failed(error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Failure::OutputClosed;
+    }
+    Failure::Error(anyhow!("cannot write the output: {error}"))
+}
+
+/// `text` in one line and without control characters. Names, labels and reasons come from other
+/// people and from guests, and a terminal obeys what it is sent.
+pub fn printable(text: &str) -> String {
+    let is_harmful =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.trim_end().chars().map(|c| if is_harmful(c) { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_printable_steers_a_terminal() {
+        assert_eq!(printable("a\u{1b}[31mb\nc\u{202e}d\u{9b}e\n"), "a [31mb c d e");
+        assert_eq!(printable("größe ✓"), "größe ✓");
+    }
+}

@@ -1,0 +1,21 @@
+//! Where the local server keeps its files.
+
+use std::{env, path::PathBuf};
+
+/// `$XDG_DATA_HOME/scaibunker`, else `~/.local/share/scaibunker`; `None` when the environment
+/// names neither by an absolute path.
+pub fn default_data_dir() -> Option<PathBuf> {
+    base_dir("XDG_DATA_HOME", ".local/share")
+}
+
+/// `$XDG_CACHE_HOME/scaibunker`, else `~/.cache/scaibunker`.
+pub fn default_cache_dir() -> Option<PathBuf> {
+    base_dir("XDG_CACHE_HOME", ".cache")
+}
+
+fn base_dir(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(variable)
+        .or_else(|| absolute("HOME").map(|home| home.join(below_home)))
+        .map(|base| base.join("scaibunker"))
+}

@@ -1,0 +1,154 @@
+//! Records as tables.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use jiff::Timestamp;
+use scaibunker_api::{
+    bunker::Bunker,
+    image::Image,
+    worker::{Worker, WorkerStatus},
+};
+
+use crate::output::printable;
+
+/// Spaces between two columns.
+const GAP: u16 = 2;
+
+/// A table with this header and these rows, without lines, so that other programs can cut it.
+pub fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row.map(|cell| printable(&cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, GAP));
+    }
+    table
+}
+
+/// Bunkers with their age at `now`.
+pub fn bunkers(bunkers: &[Bunker], now: Timestamp) -> Table {
+    let header = ["ID", "NAME", "IMAGE", "STATUS", "CPU", "MEMORY", "NETWORK", "CREATED"];
+    table(
+        header,
+        bunkers.iter().map(|bunker| {
+            [
+                bunker.id.to_string(),
+                bunker.name.clone().unwrap_or_else(|| "-".to_owned()),
+                bunker.image.clone(),
+                match &bunker.status_reason {
+                    Some(reason) => format!("{} ({reason})", bunker.status.as_str()),
+                    None => bunker.status.as_str().to_owned(),
+                },
+                cores(bunker.cpu_millicores.into()),
+                mib(bunker.memory_mb.into()),
+                bunker.network_profile.as_str().to_owned(),
+                ago(bunker.created_at, now),
+            ]
+        }),
+    )
+}
+
+/// Images with what a bunker gets of each by default.
+pub fn images(images: &[Image]) -> Table {
+    let header = ["NAME", "ID", "SIZE", "CPU", "MEMORY", "DISK"];
+    table(
+        header,
+        images.iter().map(|image| {
+            [
+                image.name.clone(),
+                image.id.to_string(),
+                mib(image.size_bytes.div_ceil(1024 * 1024)),
+                cores(image.default_cpu_millicores.into()),
+                mib(image.default_memory_mb.into()),
+                mib(image.default_disk_mb.into()),
+            ]
+        }),
+    )
+}
+
+/// Workers with what of theirs is in use, and their last sign of life at `now`.
+pub fn workers(workers: &[Worker], now: Timestamp) -> Table {
+    let header = ["ID", "NAME", "STATUS", "ENGINE", "VERSION", "CPU", "MEMORY", "DISK", "SEEN"];
+    table(
+        header,
+        workers.iter().map(|worker| {
+            let (used, all) = (&worker.allocated, &worker.capacity);
+            [
+                worker.id.to_string(),
+                worker.name.clone(),
+                match worker.status {
+                    WorkerStatus::Online => "online".to_owned(),
+                    WorkerStatus::Offline => "offline".to_owned(),
+                },
+                worker.engine.clone(),
+                worker.version.clone(),
+                format!("{} of {}", cores(used.cpu_millicores), cores(all.cpu_millicores)),
+                format!("{} of {}", mib(used.memory_mb), mib(all.memory_mb)),
+                format!("{} of {}", mib(used.disk_mb), mib(all.disk_mb)),
+                worker.last_heartbeat.map_or_else(|| "never".to_owned(), |seen| ago(seen, now)),
+            ]
+        }),
+    )
+}
+
+/// `1500` as `1.5`.
+fn cores(millicores: u64) -> String {
+    let text = format!("{}.{:03}", millicores / 1000, millicores % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn mib(size_mb: u64) -> String {
+    if size_mb >= 10 * 1024 {
+        format!("{:.1} GiB", size_mb as f64 / 1024.0)
+    } else {
+        format!("{size_mb} MiB")
+    }
+}
+
+/// How long ago `then` was, in the largest unit that fits. Clocks differ: the future is now.
+fn ago(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(then).as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} d ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_short() {
+        assert_eq!([cores(2000), cores(500), cores(1250), cores(0)], ["2", "0.5", "1.25", "0"]);
+        assert_eq!([mib(256), mib(24_064)], ["256 MiB", "23.5 GiB"]);
+    }
+
+    #[test]
+    fn ages_use_one_unit() {
+        let now = Timestamp::from_second(1_000_000_000).unwrap();
+        for (age, text) in [
+            (-5, "0 s ago"),
+            (59, "59 s ago"),
+            (120, "2 min ago"),
+            (7200, "2 h ago"),
+            (200_000, "2 d ago"),
+        ] {
+            let then = Timestamp::from_second(1_000_000_000 - age).unwrap();
+            assert_eq!(ago(then, now), text);
+        }
+    }
+
+    #[test]
+    fn cells_cannot_break_the_table() {
+        let table = table(["A", "B"], [["x\ny".to_owned(), "\u{1b}[2J".to_owned()]]);
+        assert_eq!(table.trim_fmt(), "A    B\nx y   [2J");
+    }
+}

@@ -1,0 +1,270 @@
+//! A controller with one tenant, no workers and a memory of what it was asked.
+//!
+//! What a create brings is chosen by the image: `broken` fails, `full` is refused, `slow` waits
+//! until the test allows it. What a command does is chosen by its first word, `fake_commands`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, Query, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use scaibunker_api::{
+    API_PREFIX, REQUEST_ID_HEADER,
+    ids::{BunkerId, ImageId, RequestId, TenantId, UserId, WorkerId},
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::fake_commands;
+
+pub const KEY: &str = "sgk_test";
+
+/// What the controller was asked, in the order of the calls.
+#[derive(Debug, Default, Clone)]
+pub struct Seen {
+    pub creates: Vec<Value>,
+    pub execs: Vec<Value>,
+    pub deletes: Vec<String>,
+    /// Streamed commands whose client went away.
+    pub cancelled: usize,
+    pub bunkers: BTreeMap<String, Value>,
+    /// Lets the creates of `slow` go on.
+    pub slow_creates_may_go_on: bool,
+}
+
+impl Seen {
+    /// Bunkers that nobody has ended.
+    pub fn live(&self) -> usize {
+        self.bunkers.values().filter(|bunker| is_live(bunker)).count()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct FakeController {
+    pub url: String,
+    pub seen: Arc<watch::Sender<Seen>>,
+    _server: Arc<AbortOnDrop>,
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+type App = Arc<watch::Sender<Seen>>;
+
+impl FakeController {
+    pub async fn start() -> Self {
+        let seen: App = Arc::default();
+        let routes = Router::new()
+            .route("/bunkers", post(create).get(list))
+            .route("/bunkers/{id}", get(read).delete(delete))
+            .route("/bunkers/{id}/exec", post(fake_commands::exec))
+            .route("/images", get(images))
+            .route("/workers", get(workers))
+            .layer(middleware::from_fn(authorise))
+            .with_state(Arc::clone(&seen));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let app = Router::new().nest(API_PREFIX, routes);
+        let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { url, seen, _server: Arc::new(AbortOnDrop(server)) }
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// Waits until what was seen fits.
+    pub async fn until(&self, fits: impl FnMut(&Seen) -> bool) {
+        self.seen.subscribe().wait_for(fits).await.unwrap();
+    }
+
+    /// Makes bunkers without the program's help.
+    pub fn add_bunker(&self, body: Value) -> String {
+        let bunker = record(&body, "running", None);
+        let id = bunker["id"].as_str().unwrap().to_owned();
+        self.seen.send_modify(|seen| _ = seen.bunkers.insert(id.clone(), bunker));
+        id
+    }
+}
+
+async fn authorise(headers: HeaderMap, request: Request, next: Next) -> Response {
+    match headers.get(header::AUTHORIZATION) {
+        Some(key) if key.as_bytes() == format!("Bearer {KEY}").as_bytes() => {
+            next.run(request).await
+        }
+        _ => error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "the key is not known"),
+    }
+}
+
+async fn create(
+    State(app): State<App>,
+    Query(query): Query<BTreeMap<String, String>>,
+    Json(body): Json<Value>,
+) -> Response {
+    assert_eq!(query.get("wait").map(String::as_str), Some("true"));
+    app.send_modify(|seen| seen.creates.push(body.clone()));
+    let (status, reason) = match body["image"].as_str().unwrap() {
+        "full" => {
+            let message = "no worker has 256 MiB free; try later";
+            return error(StatusCode::SERVICE_UNAVAILABLE, "WORKER_UNAVAILABLE", message);
+        }
+        "broken" => ("failed", Some("the kernel \u{1b}[31mpanicked")),
+        "stuck" => ("provisioning", None),
+        "slow" => {
+            let mut seen = app.subscribe();
+            seen.wait_for(|seen| seen.slow_creates_may_go_on).await.unwrap();
+            ("running", None)
+        }
+        _ => ("running", None),
+    };
+    let bunker = record(&body, status, reason);
+    let id = bunker["id"].as_str().unwrap().to_owned();
+    app.send_modify(|seen| _ = seen.bunkers.insert(id, bunker.clone()));
+    answer(StatusCode::CREATED, bunker)
+}
+
+fn record(body: &Value, status: &str, reason: Option<&str>) -> Value {
+    let or = |field: &str, default: Value| match &body[field] {
+        Value::Null => default,
+        given => given.clone(),
+    };
+    json!({
+        "id": BunkerId::generate(),
+        "tenant_id": TenantId::generate(),
+        "owner_id": UserId::generate(),
+        "status": status,
+        "status_reason": reason,
+        "worker_id": null,
+        "image_id": ImageId::generate(),
+        "image": or("image", "busybox".into()),
+        "lifecycle_mode": "ephemeral",
+        "name": body["name"],
+        "label_set": or("label_set", json!({})),
+        "network_profile": or("network_profile", "isolated".into()),
+        "network_allowlist": body["network_allowlist"],
+        "interfaces": null,
+        "cpu_millicores": or("cpu_millicores", 1000.into()),
+        "memory_mb": or("memory_mb", 512.into()),
+        "disk_mb": or("disk_mb", 1024.into()),
+        "gpu_count": 0,
+        "gpu_type": null,
+        "max_lifetime_s": 3600,
+        "idle_timeout_s": 300,
+        "session_type": "standalone",
+        "session_ref": null,
+        "env_vars": or("env_vars", json!({})),
+        "bandwidth_mbit": null,
+        "egress_audit": false,
+        "created_at": "2026-01-02T03:04:05.678Z",
+        "started_at": null,
+        "last_active_at": null,
+        "expires_at": null,
+        "terminated_at": null,
+        "ip_address": null,
+    })
+}
+
+/// Two bunkers a page, so that cursors are followed.
+async fn list(State(app): State<App>, Query(query): Query<BTreeMap<String, String>>) -> Response {
+    let seen = app.borrow();
+    let fitting = seen
+        .bunkers
+        .values()
+        .rev()
+        .filter(|bunker| query.get("status").is_none_or(|status| bunker["status"] == *status));
+    let start: usize = query
+        .get("cursor")
+        .map_or(0, |cursor| cursor.strip_prefix("at/").unwrap().parse().unwrap());
+    let page: Vec<_> = fitting.skip(start).take(3).cloned().collect();
+    let has_more = page.len() == 3;
+    let mut body = envelope(json!(&page[..page.len().min(2)]));
+    body["has_more"] = has_more.into();
+    body["next_cursor"] = has_more.then(|| format!("at/{}", start + 2)).into();
+    respond(StatusCode::OK, &body)
+}
+
+async fn read(State(app): State<App>, Path(id): Path<String>) -> Response {
+    match app.borrow().bunkers.get(&id) {
+        Some(bunker) => answer(StatusCode::OK, bunker.clone()),
+        None => error(StatusCode::NOT_FOUND, "NOT_FOUND", "no such bunker"),
+    }
+}
+
+async fn delete(State(app): State<App>, Path(id): Path<String>) -> Response {
+    let mut found = false;
+    app.send_modify(|seen| {
+        seen.deletes.push(id.clone());
+        if let Some(bunker) = seen.bunkers.get_mut(&id) {
+            bunker["status"] = "terminated".into();
+            found = true;
+        }
+    });
+    if found {
+        answer(StatusCode::OK, app.borrow().bunkers[&id].clone())
+    } else {
+        error(StatusCode::NOT_FOUND, "NOT_FOUND", "no such bunker")
+    }
+}
+
+async fn images() -> Response {
+    list_answer(json!([{
+        "id": ImageId::generate(), "name": "busybox", "digest": "sha256:00",
+        "size_bytes": 4_194_304, "default_cpu_millicores": 500, "default_memory_mb": 128,
+        "default_disk_mb": 64,
+    }]))
+}
+
+async fn workers() -> Response {
+    let capacity = json!({"cpu_millicores": 2000, "memory_mb": 24_064, "disk_mb": 50_000});
+    list_answer(json!([{
+        "id": WorkerId::generate(), "name": "here", "status": "online",
+        "last_heartbeat": "2026-01-02T03:04:05.678Z", "version": "0.1.0",
+        "engine": "fake 1 (tcg)", "capacity": capacity, "allocated": capacity, "images": [],
+    }]))
+}
+
+pub fn is_live(bunker: &Value) -> bool {
+    bunker["status"] != "terminated" && bunker["status"] != "failed"
+}
+
+fn list_answer(data: Value) -> Response {
+    let mut body = envelope(data);
+    body["has_more"] = false.into();
+    body["next_cursor"] = Value::Null;
+    respond(StatusCode::OK, &body)
+}
+
+fn envelope(data: Value) -> Value {
+    json!({"status": "ok", "data": data, "meta": {"request_id": RequestId::generate()}})
+}
+
+pub fn answer(status: StatusCode, data: Value) -> Response {
+    respond(status, &envelope(data))
+}
+
+pub fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    let body = json!({
+        "status": "error",
+        "error": {"code": code, "message": message},
+        "meta": {"request_id": RequestId::generate()},
+    });
+    respond(status, &body)
+}
+
+fn respond(status: StatusCode, body: &Value) -> Response {
+    let id = body["meta"]["request_id"].as_str().unwrap().to_owned();
+    let headers = [(REQUEST_ID_HEADER, id), ("content-type", "application/json".to_owned())];
+    (status, headers, Body::from(body.to_string())).into_response()
+}
