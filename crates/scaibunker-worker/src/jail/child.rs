@@ -9,7 +9,7 @@ use std::{
     io::{self, Read},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::MetadataExt as _},
     },
     path::{Path, PathBuf},
     ptr,
@@ -82,6 +82,8 @@ pub(super) struct Plan {
     root: CString,
     binds: Vec<Bind>,
     privilege: Privilege,
+    /// Groups through which an own uid may open the devices.
+    groups: Vec<libc::gid_t>,
     /// Copies above the range of target numbers, so that no `dup2` overwrites a later source.
     files: Vec<OwnedFd>,
     stderr: OwnedFd,
@@ -95,6 +97,13 @@ fn prepare(what: &'static str) -> impl Fn(io::Error) -> JailError {
 
 fn c_path(path: &Path) -> Result<CString, JailError> {
     CString::new(path.as_os_str().as_bytes()).map_err(|e| prepare("path with a NUL byte")(e.into()))
+}
+
+/// The group that may read and write the device, unless it is root's.
+fn device_group(path: &Path) -> Option<libc::gid_t> {
+    const READ_WRITE: u32 = 0o060;
+    let found = path.metadata().ok()?;
+    (found.mode() & READ_WRITE == READ_WRITE && found.gid() != 0).then(|| found.gid())
 }
 
 fn copy_above(fd: RawFd, lowest: c_int) -> Result<OwnedFd, JailError> {
@@ -148,6 +157,7 @@ impl Plan {
                 .filter_map(Result::transpose)
                 .collect::<Result<_, _>>()?,
             privilege: spec.privilege,
+            groups: spec.devices.iter().filter_map(|path| device_group(path)).collect(),
             files: spec
                 .files
                 .iter()
@@ -366,7 +376,8 @@ unsafe fn set_up(plan: &Plan, procs: &[RawFd], argv: &[*const libc::c_char], go:
         if let Privilege::OwnUid(uid) = plan.privilege {
             // Not the C library's functions: those wait for the parent's other threads, which
             // the child does not have.
-            check!(Privileges, libc::syscall(libc::SYS_setgroups, 0, ptr::null::<u32>()));
+            let groups = &plan.groups;
+            check!(Privileges, libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()));
             check!(Privileges, libc::syscall(libc::SYS_setresgid, uid, uid, uid));
             check!(Privileges, libc::syscall(libc::SYS_setresuid, uid, uid, uid));
         }

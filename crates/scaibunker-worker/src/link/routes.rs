@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Request, State, rejection::JsonRejection},
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, Request, State},
     http::{HeaderMap, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -74,9 +75,10 @@ async fn start(
     State(supervisor): Supervised,
     Path(id): Path<BunkerId>,
     headers: HeaderMap,
-    spec: Result<Json<StartBunker>, JsonRejection>,
+    body: Bytes,
 ) -> Result<Json<BunkerReport>, Failure> {
-    let Json(spec) = spec.map_err(|e| ErrorBody::new(ErrorCode::BadRequest, e.body_text()))?;
+    let spec: StartBunker = serde_json::from_slice(&body)
+        .map_err(|e| ErrorBody::new(ErrorCode::BadRequest, format!("not a bunker's start: {e}")))?;
     Ok(Json(supervisor.start(id, spec, request_id(&headers)).await?))
 }
 
