@@ -28,7 +28,7 @@ impl std::fmt::Debug for Identity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepare {
     pub identity: Identity,
-    /// Command run once inside the new root before the agent confirms, so that the first real
-    /// one finds the loader and the C library in memory. Its result is ignored.
-    pub warm_up: Vec<String>,
+    /// Commands run once inside the new root before the agent confirms, so that the first real
+    /// ones find the loader and their libraries in memory. Their results are ignored.
+    pub warm_up: Vec<Vec<String>>,
 }

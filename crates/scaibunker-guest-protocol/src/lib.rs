@@ -5,7 +5,7 @@
 //! | route | does |
 //! | --- | --- |
 //! | `GET /ping` | 204; tells the host that the session is up |
-//! | `POST /prepare` | [`identity::Prepare`] → mounts the scratch disk, switches root, becomes unique; 204 |
+//! | `POST /prepare` | [`identity::Prepare`] → mounts the disks, takes a first identity; once, before the template is kept; 204 |
 //! | `POST /identify` | [`identity::Identity`] → new entropy, clock and names; 204 |
 //! | `POST /exec` | exec frames both ways, see [`frame`] |
 //! | `GET /log` | the agent's own log lines, newline-delimited JSON ([`log::LogLine`]), without end |

@@ -126,13 +126,21 @@ impl CommandCgroup {
         Ok(counter(&events, "oom_kill") > 0)
     }
 
-    /// Waits until the last process has ended, and removes the cgroup.
+    /// Waits until the last process has ended.
+    pub async fn emptied(&self) -> io::Result<()> {
+        let events = watch(self.open("cgroup.events")?, Interest::PRIORITY)?;
+        while counter(&read_small(events.get_ref())?, "populated") > 0 {
+            events.ready(Interest::PRIORITY).await?.clear_ready();
+        }
+        Ok(())
+    }
+
+    /// Waits until the last process has ended, and removes the cgroup. One in which a command
+    /// has made cgroups of its own stays.
     pub async fn remove_when_empty(mut self) -> io::Result<()> {
         if !self.remove()? {
-            let events = watch(self.open("cgroup.events")?, Interest::PRIORITY)?;
-            while counter(&read_small(events.get_ref())?, "populated") > 0 || !self.remove()? {
-                events.ready(Interest::PRIORITY).await?.clear_ready();
-            }
+            self.emptied().await?;
+            self.remove()?;
         }
         Ok(())
     }

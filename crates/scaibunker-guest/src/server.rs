@@ -90,8 +90,8 @@ impl Agent {
         let root = Arc::new(BunkerRoot::mount()?);
         identity::apply(&prepare.identity, &self.entropy, &root)?;
         identity::provide_resolver(&root)?;
-        if !prepare.warm_up.is_empty() {
-            exec::warm_up(self, &root, prepare.warm_up).await;
+        for argv in prepare.warm_up {
+            exec::warm_up(self, &root, argv).await;
         }
         // Nobody else sets it: the swap above lets one caller in.
         self.root.get_or_init(|| root);

@@ -1,6 +1,6 @@
 //! The channel to one guest agent: HTTP/2 over its virtio port.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::HeaderValue};
@@ -11,7 +11,11 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use scaibunker_api::REQUEST_ID_HEADER;
-use scaibunker_guest_protocol::{GuestError, MAX_JSON_BYTES};
+use scaibunker_guest_protocol::{
+    GuestError, MAX_JSON_BYTES,
+    exec::ExecSpec,
+    frame::{Frame, FrameKind},
+};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -90,6 +94,38 @@ impl GuestChannel {
     ) -> Result<(), ChannelError> {
         let body = serde_json::to_vec(value).map_err(|e| ChannelError::Connect(e.into()))?;
         timeout(limit, self.call(Method::POST, path, body.into(), request_id))
+            .await
+            .map_err(|_| ChannelError::Timeout { limit_ms: limit.as_millis() })?
+    }
+
+    /// Runs a command whose output and result nobody wants.
+    pub async fn warm_up(
+        &self,
+        argv: &[String],
+        user: &str,
+        limit: Duration,
+    ) -> Result<(), ChannelError> {
+        let spec = ExecSpec {
+            exec_id: "warm".to_owned(),
+            request_id: String::new(),
+            argv: argv.to_vec(),
+            cwd: None,
+            env: BTreeMap::new(),
+            user: user.to_owned(),
+            timeout_ms: limit.as_millis() as u64,
+        };
+        let spec = Frame::json(FrameKind::Spec, &spec).map_err(io::Error::other)?.encode();
+        let end = Frame::data(FrameKind::StdinEnd, Bytes::new()).encode();
+        let wire = Bytes::from([spec, end].concat());
+        let body = Full::new(wire).map_err(|never| match never {}).boxed();
+        let run = async {
+            let mut output = self.send(Method::POST, "/exec", body, "").await?.into_body();
+            while let Some(piece) = output.frame().await {
+                piece?;
+            }
+            Ok(())
+        };
+        timeout(limit, run)
             .await
             .map_err(|_| ChannelError::Timeout { limit_ms: limit.as_millis() })?
     }

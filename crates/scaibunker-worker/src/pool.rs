@@ -1,6 +1,6 @@
 //! Templates and the warm pool: why a create is a claim, not a boot.
 //!
-//! For each kind of VM in use the pool keeps `pool_size` ready ones. A create takes a ready one;
+//! For each shape of VM in use the pool keeps `pool_size` ready ones. A create takes a ready one;
 //! without any it makes its own. What was taken is made again in the background, one VM at a
 //! time, at a low CPU priority and only while no create is waiting, so that refilling does not
 //! slow callers down.
@@ -29,24 +29,17 @@ use crate::{
 /// Creates that may be in the making at once: more only slow each other down.
 const PARALLEL_CLONES: usize = 4;
 
-/// Kinds of VM that stay warm; the least recently asked for goes first.
-const MAX_WARM_KINDS: usize = 4;
+/// Shapes that stay warm; the least recently asked for goes first.
+const MAX_WARM_SHAPES: usize = 4;
 
 /// Pause after a refill that failed.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// What a ready VM must match to serve a create.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Kind {
-    pub shape: Shape,
-    pub disk_mb: u32,
-}
-
 #[derive(Default)]
 struct Shelf {
-    ready: HashMap<Kind, VecDeque<Vm>>,
+    ready: HashMap<Shape, VecDeque<Vm>>,
     /// Most recently asked for last.
-    recent: Vec<Kind>,
+    recent: Vec<Shape>,
 }
 
 /// The pool of one worker.
@@ -94,30 +87,30 @@ impl Pool {
         &self.host
     }
 
-    /// A ready VM from the shelf, if there is one of that kind.
-    pub fn take_ready(&self, kind: &Kind) -> Option<Vm> {
-        self.ask_for(kind);
-        let vm = self.pop(kind);
+    /// A ready VM from the shelf, if there is one of that shape.
+    pub fn take_ready(&self, shape: &Shape) -> Option<Vm> {
+        self.ask_for(shape);
+        let vm = self.pop(shape);
         self.taken.notify_one();
         vm
     }
 
-    /// A VM of that kind made now, for a caller who waits.
-    pub async fn make_now(&self, kind: &Kind) -> Result<Vm, VmError> {
+    /// A VM of that shape made now, for a caller who waits.
+    pub async fn make_now(&self, shape: &Shape) -> Result<Vm, VmError> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let made = self.make_in_foreground(kind).await;
+        let made = self.make_in_foreground(shape).await;
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.taken.notify_one();
         made
     }
 
-    /// Marks a kind as wanted, so that the refill keeps it warm.
-    pub fn ask_for(&self, kind: &Kind) {
+    /// Marks a shape as wanted, so that the refill keeps it warm.
+    pub fn ask_for(&self, shape: &Shape) {
         let dropped: Vec<Vm> = {
             let mut shelf = self.shelf();
-            shelf.recent.retain(|other| other != kind);
-            shelf.recent.push(kind.clone());
-            if shelf.recent.len() > MAX_WARM_KINDS {
+            shelf.recent.retain(|other| other != shape);
+            shelf.recent.push(shape.clone());
+            if shelf.recent.len() > MAX_WARM_SHAPES {
                 let coldest = shelf.recent.remove(0);
                 shelf.ready.remove(&coldest).into_iter().flatten().collect()
             } else {
@@ -132,17 +125,17 @@ impl Pool {
     /// Keeps the pool full until the token is cancelled, then empties it.
     pub async fn refill(self: Arc<Self>, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
-            let Some(kind) = self.wanting() else {
+            let Some(shape) = self.wanting() else {
                 tokio::select! {
                     () = self.taken.notified() => {}
                     () = shutdown.cancelled() => {}
                 }
                 continue;
             };
-            match self.make(&kind, CpuPriority::Background).await {
-                Ok(vm) => self.shelf().ready.entry(kind).or_default().push_back(vm),
+            match self.make(&shape, CpuPriority::Background).await {
+                Ok(vm) => self.shelf().ready.entry(shape).or_default().push_back(vm),
                 Err(error) => {
-                    tracing::warn!(image = kind.shape.image, error = %crate::chain(&error), "cannot refill the warm pool");
+                    tracing::warn!(image = shape.image, error = %crate::chain(&error), "cannot refill the warm pool");
                     tokio::select! {
                         () = sleep(RETRY_DELAY) => {}
                         () = shutdown.cancelled() => {}
@@ -156,15 +149,15 @@ impl Pool {
         }
     }
 
-    /// Waits until every wanted kind has one ready VM at least.
-    pub async fn warm(&self, kinds: &[Kind]) -> Result<(), VmError> {
-        for kind in kinds {
-            self.ask_for(kind);
+    /// Waits until every wanted shape has one ready VM at least.
+    pub async fn warm(&self, shapes: &[Shape]) -> Result<(), VmError> {
+        for shape in shapes {
+            self.ask_for(shape);
             if self.pool_size == 0 {
-                self.template(&kind.shape).await?;
+                self.template(shape).await?;
             } else {
-                let vm = self.make(kind, CpuPriority::Normal).await?;
-                self.shelf().ready.entry(kind.clone()).or_default().push_back(vm);
+                let vm = self.make(shape, CpuPriority::Background).await?;
+                self.shelf().ready.entry(shape.clone()).or_default().push_back(vm);
             }
         }
         Ok(())
@@ -174,30 +167,38 @@ impl Pool {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pop(&self, kind: &Kind) -> Option<Vm> {
-        self.shelf().ready.get_mut(kind)?.pop_front()
+    fn pop(&self, shape: &Shape) -> Option<Vm> {
+        self.shelf().ready.get_mut(shape)?.pop_front()
     }
 
-    /// The hottest kind that has too few ready VMs, unless a create is waiting for the CPU.
-    fn wanting(&self) -> Option<Kind> {
+    /// The hottest shape that has too few ready VMs, unless a create is waiting for the CPU.
+    fn wanting(&self) -> Option<Shape> {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             return None;
         }
         let shelf = self.shelf();
-        let count = |kind: &Kind| shelf.ready.get(kind).map_or(0, VecDeque::len);
-        shelf.recent.iter().rev().find(|kind| count(kind) < self.pool_size).cloned()
+        let count = |shape: &Shape| shelf.ready.get(shape).map_or(0, VecDeque::len);
+        shelf.recent.iter().rev().find(|shape| count(shape) < self.pool_size).cloned()
     }
 
-    async fn make_in_foreground(&self, kind: &Kind) -> Result<Vm, VmError> {
+    async fn make_in_foreground(&self, shape: &Shape) -> Result<Vm, VmError> {
         // The semaphore is never closed; without a permit the VM is made all the same.
         let _permit = self.foreground.acquire().await.ok();
-        self.make(kind, CpuPriority::Normal).await
+        self.make(shape, CpuPriority::Normal).await
     }
 
-    async fn make(&self, kind: &Kind, priority: CpuPriority) -> Result<Vm, VmError> {
-        let template = self.template(&kind.shape).await?;
-        let mut vm = self.host.spawn(&template, kind.disk_mb, priority).await?;
-        match vm.prepare(&template).await {
+    /// A running clone; one made in the background is warmed up and stands still.
+    async fn make(&self, shape: &Shape, priority: CpuPriority) -> Result<Vm, VmError> {
+        let template = self.template(shape).await?;
+        let mut vm = self.host.spawn(&template, priority).await?;
+        let made = async {
+            vm.restore(&template).await?;
+            match priority {
+                CpuPriority::Background => vm.rest(&template).await,
+                CpuPriority::Normal => Ok(()),
+            }
+        };
+        match made.await {
             Ok(()) => Ok(vm),
             Err(error) => {
                 vm.destroy().await;

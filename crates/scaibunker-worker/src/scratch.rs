@@ -62,8 +62,20 @@ impl ScratchDisks {
         if !prototype.exists() {
             self.format(&prototype, disk_mb).await?;
         }
+        let prototype = File::open(&prototype).map_err(failed("open", &prototype))?;
+        self.copy(&prototype, path, disk_mb).await
+    }
+
+    /// Makes a disk at `path` that starts as a copy of another one of the same size.
+    pub async fn copy(
+        &self,
+        of: &File,
+        path: &Path,
+        disk_mb: u32,
+    ) -> Result<ScratchDisk, ScratchError> {
         let path = path.to_path_buf();
-        let copy = move || copy_sparse(&prototype, &path).map_err(failed("make", &path));
+        let source = of.try_clone().map_err(failed("copy to", &path))?;
+        let copy = move || copy_sparse(&source, &path).map_err(failed("make", &path));
         let file = tokio::task::spawn_blocking(copy)
             .await
             .map_err(|e| ScratchError::Mkfs(format!("the copy was interrupted: {e}")))??;
@@ -93,24 +105,25 @@ impl ScratchDisks {
 }
 
 /// Copies the written extents of `from`, and makes the result [`DEVICE_BYTES`] long.
-fn copy_sparse(from: &Path, to: &Path) -> io::Result<File> {
-    let source = File::open(from)?;
+///
+/// The source's own position is not used: descriptors of the same file may share it.
+fn copy_sparse(source: &File, to: &Path) -> io::Result<File> {
     let target = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(to)?;
     target.set_len(DEVICE_BYTES)?;
     let end = source.metadata()?.len();
     let mut offset = 0;
     while offset < end {
-        let start = match seek(&source, SeekFrom::Data(offset)) {
+        let start = match seek(source, SeekFrom::Data(offset)) {
             Ok(start) => start,
             Err(rustix::io::Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };
-        let stop = seek(&source, SeekFrom::Hole(start))?;
+        let stop = seek(source, SeekFrom::Hole(start))?;
         let (mut read, mut written) = (start, start);
         while read < stop {
             let length = usize::try_from(stop - read).unwrap_or(usize::MAX);
             let count =
-                copy_file_range(&source, Some(&mut read), &target, Some(&mut written), length)?;
+                copy_file_range(source, Some(&mut read), &target, Some(&mut written), length)?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

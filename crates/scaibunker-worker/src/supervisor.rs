@@ -25,7 +25,7 @@ use crate::{
     engine::Shape,
     guest_log,
     jail::{Cgroup, JailedProcess},
-    pool::{Kind, Pool},
+    pool::Pool,
     vm::{Vm, VmError},
     vm_home::{Claim, ProcessMark, VmHome},
 };
@@ -140,16 +140,16 @@ impl Supervisor {
             image: spec.image.clone(),
             vcpus: spec.cpu_millicores.div_ceil(1000).max(1),
             memory_mb: spec.memory_mb,
+            disk_mb: spec.disk_mb,
         };
-        let kind = Kind { shape, disk_mb: spec.disk_mb };
-        if let Some(vm) = self.pool.take_ready(&kind) {
+        if let Some(vm) = self.pool.take_ready(&shape) {
             match give(vm, claim.clone(), spec, request_id).await {
                 Ok(vm) => return Ok(vm),
                 // It died on the shelf, which need not concern the caller.
                 Err(error) => tracing::warn!(error = %chain(&error), "a ready VM was unusable"),
             }
         }
-        let vm = self.pool.make_now(&kind).await?;
+        let vm = self.pool.make_now(&shape).await?;
         give(vm, claim, spec, request_id).await
     }
 

@@ -1,7 +1,8 @@
 //! One microVM with everything the host has set aside for it.
 //!
 //! ```text
-//! spawn ─▶ dormant ─prepare─▶ ready (unique, its disk mounted, standing still) ─claim─▶ a bunker's
+//! spawn ─▶ restore (unique, running) ──────────────────────────────▶ claim: a bunker's
+//!                └─▶ rest (warm, standing still, in the pool) ─▶┘
 //! ```
 //!
 //! Dropping a [`Vm`] at any stage kills the VMM and frees its cgroup, directory and uid, in that
@@ -30,6 +31,9 @@ use crate::{
 
 /// A guest confirms its identity in milliseconds; one that takes this long is given up.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(20);
+
+/// A template boots in 1–3 s and warms up for a few more; a loaded host takes longer.
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
 
 /// Memory a VMM needs beside the guest's: its own code and data, translated code, page tables.
 const VMM_OVERHEAD_MB: u32 = 192;
@@ -79,25 +83,35 @@ pub struct Vm {
 }
 
 impl Host {
-    /// Boots a template of that shape.
+    /// Boots a VM of that shape, mounts its disks, runs the image's warm-up, and keeps it.
     pub async fn boot_template(
         &self,
         shape: &Shape,
         image: &BakedImage,
     ) -> Result<Template, VmError> {
         let mut seat = self.seat(shape, CpuPriority::Normal)?;
-        Ok(self.engine.boot_template(shape, image, &mut seat).await?)
+        let scratch = self.disks.create(&seat.home.scratch_path(), shape.disk_mb).await?;
+        let disk = scratch.file.try_clone().map_err(io_failed("copy a descriptor"))?;
+        let machine = self.engine.boot(shape, image, &mut seat, scratch).await?;
+        let channel = GuestChannel::connect(&seat.home, BOOT_LIMIT).await?;
+        let identity = fresh_identity("template".to_owned())?;
+        let prepare = Prepare { identity, warm_up: image.config.warm_up.clone() };
+        channel.post("/prepare", &prepare, "", BOOT_LIMIT).await?;
+        drop(channel);
+        let saved = machine.save().await?;
+        Ok(Template { shape: shape.clone(), image: image.clone(), saved, scratch: disk })
     }
 
-    /// Starts a VMM for a clone of `template`, with a disk of its own.
+    /// Starts a VMM for a clone of `template`, with a copy of its disk.
     pub async fn spawn(
         &self,
         template: &Arc<Template>,
-        disk_mb: u32,
         priority: CpuPriority,
     ) -> Result<Vm, VmError> {
-        let mut seat = self.seat(&template.shape, priority)?;
-        let scratch = self.disks.create(&seat.home.scratch_path(), disk_mb).await?;
+        let shape = &template.shape;
+        let mut seat = self.seat(shape, priority)?;
+        let path = seat.home.scratch_path();
+        let scratch = self.disks.copy(&template.scratch, &path, shape.disk_mb).await?;
         let machine = self.engine.spawn_clone(template, &mut seat, scratch).await?;
         Ok(Vm { channel: None, machine, seat })
     }
@@ -130,15 +144,24 @@ impl Host {
 }
 
 impl Vm {
-    /// Continues from the template's state, mounts the disk, becomes unique, and stands still.
-    pub async fn prepare(&mut self, template: &Template) -> Result<(), VmError> {
+    /// Continues from the template's state and becomes unique.
+    pub async fn restore(&mut self, template: &Template) -> Result<(), VmError> {
         self.machine.restore(template).await?;
         self.machine.resume().await?;
         let channel = GuestChannel::connect(&self.seat.home, CONFIRM_LIMIT).await?;
-        let warm_up = template.image.config.warm_up.first().cloned().unwrap_or_default();
-        let prepare = Prepare { identity: fresh_identity("bunker".to_owned())?, warm_up };
-        channel.post("/prepare", &prepare, "", CONFIRM_LIMIT).await?;
+        let identity = fresh_identity("bunker".to_owned())?;
+        channel.post("/identify", &identity, "", CONFIRM_LIMIT).await?;
         self.channel = Some(channel);
+        Ok(())
+    }
+
+    /// Makes a VM that nobody waits for quick: runs a command, so that an emulator has translated
+    /// what the first real one executes, and stops the guest until it is claimed.
+    pub async fn rest(&mut self, template: &Template) -> Result<(), VmError> {
+        let config = &template.image.config;
+        if let Some(argv) = config.warm_up.first() {
+            self.channel()?.warm_up(argv, &config.user, CONFIRM_LIMIT).await?;
+        }
         self.machine.pause().await?;
         Ok(())
     }

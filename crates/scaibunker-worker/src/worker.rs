@@ -26,7 +26,7 @@ use crate::{
     },
     jail::CgroupRoot,
     link::{ControllerClient, Link, LinkError, ready_image},
-    pool::{Kind, Pool},
+    pool::Pool,
     scratch::{ScratchDisks, ScratchError},
     seat::{Seat, SeatError, UidSlots},
     supervisor::Supervisor,
@@ -92,16 +92,18 @@ impl Worker {
         let capacity = capacity(&config);
         let cgroups = cgroups();
         let uid_slots = Arc::new(UidSlots::default());
-        let engine = engine(&config, kernel, &images, &uid_slots, cgroups.as_ref()).await?;
+        let disks = ScratchDisks::new(config.disks_dir())?;
+        let cgroup_root = cgroups.as_ref();
+        let engine = engine(&config, kernel, &images, &uid_slots, cgroup_root, &disks).await?;
         let engine_text = engine.describe();
         let host = Arc::new(Host {
             engine: Arc::new(engine),
-            disks: ScratchDisks::new(config.disks_dir())?,
+            disks,
             vms_dir: config.vms_dir(),
             cgroups,
             uid_slots,
         });
-        let kinds: Vec<Kind> = images.iter().map(default_kind).collect();
+        let shapes: Vec<Shape> = images.iter().map(default_shape).collect();
         let introduction = RegisterWorker {
             worker_id: read_id(&config),
             name: config.name.clone(),
@@ -117,7 +119,7 @@ impl Worker {
         let supervisor = Supervisor::new(Arc::clone(&pool), bunkers.clone(), config.keep_bunkers);
         supervisor.recover().await.map_err(failed("read", &config.vms_dir()))?;
         progress("starting the first microVMs");
-        pool.warm(&kinds).await?;
+        pool.warm(&shapes).await?;
         let refill = tokio::spawn(pool.refill(bunkers.clone()));
         let data_dir = config.data_dir.clone();
         let (up, is_up) = watch::channel(false);
@@ -181,33 +183,37 @@ async fn engine(
     images: &[BakedImage],
     uid_slots: &Arc<UidSlots>,
     cgroups: Option<&CgroupRoot>,
+    disks: &ScratchDisks,
 ) -> Result<Qemu, WorkerError> {
-    let (program, jail_root) = (config.qemu.clone(), config.jail_root());
-    let version = qemu::version(&program).await?;
     let accelerator = match config.accelerator {
         AcceleratorChoice::Kvm => Accelerator::Kvm,
-        AcceleratorChoice::Tcg => Accelerator::Tcg,
-        AcceleratorChoice::Probe => {
-            let image = images.first().ok_or(WorkerError::NoImage)?;
-            let mut seat = Seat::take(&config.vms_dir(), cgroups, uid_slots)?;
-            let data_dir = &config.data_dir;
-            return Ok(Qemu::probed(
-                program, version, kernel, jail_root, data_dir, image, &mut seat,
-            )
-            .await?);
-        }
+        AcceleratorChoice::Tcg | AcceleratorChoice::Probe => Accelerator::Tcg,
     };
-    Ok(Qemu { program, version, accelerator, kernel, jail_root })
+    let engine = Qemu {
+        program: config.qemu.clone(),
+        version: qemu::version(&config.qemu).await?,
+        accelerator,
+        kernel,
+        jail_root: config.jail_root(),
+    };
+    if config.accelerator != AcceleratorChoice::Probe {
+        return Ok(engine);
+    }
+    let image = images.first().ok_or(WorkerError::NoImage)?;
+    let mut seat = Seat::take(&config.vms_dir(), cgroups, uid_slots)?;
+    let disk_mb = qemu::probe_shape(image).disk_mb;
+    let scratch = disks.create(&seat.home.scratch_path(), disk_mb).await?;
+    Ok(engine.probed(&config.data_dir, image, &mut seat, scratch).await?)
 }
 
-/// The kind of VM that a create without sizes asks for.
-fn default_kind(image: &BakedImage) -> Kind {
-    let shape = Shape {
+/// What a create without sizes asks for.
+fn default_shape(image: &BakedImage) -> Shape {
+    Shape {
         image: image.name.clone(),
         vcpus: image.config.default_cpu_millicores.div_ceil(1000),
         memory_mb: image.config.default_memory_mb,
-    };
-    Kind { shape, disk_mb: image.config.default_disk_mb }
+        disk_mb: image.config.default_disk_mb,
+    }
 }
 
 /// The group that bounds all VMs together, or the reason why there is none in the log.

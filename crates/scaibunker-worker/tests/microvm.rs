@@ -26,7 +26,7 @@ use scaibunker_worker::{
         qemu::{Accelerator, Qemu, version},
     },
     jail::CgroupRoot,
-    pool::{Kind, Pool},
+    pool::Pool,
     scratch::ScratchDisks,
     seat::UidSlots,
     vm::{Host, Vm},
@@ -39,7 +39,7 @@ fn target_dir() -> PathBuf {
 
 struct Lab {
     pool: Arc<Pool>,
-    kind: Kind,
+    shape: Shape,
     _dir: tempfile::TempDir,
 }
 
@@ -68,14 +68,13 @@ async fn lab() -> Lab {
         cgroups: CgroupRoot::detect(Path::new("/sys/fs/cgroup")),
         uid_slots: Arc::new(UidSlots::default()),
     });
-    let shape = Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256 };
-    let kind = Kind { shape, disk_mb: 64 };
-    Lab { pool: Pool::new(host, vec![image], 0), kind, _dir: dir }
+    let shape = Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64 };
+    Lab { pool: Pool::new(host, vec![image], 0), shape, _dir: dir }
 }
 
 impl Lab {
     async fn bunker(&self) -> Vm {
-        let mut vm = self.pool.make_now(&self.kind).await.unwrap();
+        let mut vm = self.pool.make_now(&self.shape).await.unwrap();
         let claim = Claim {
             bunker_id: BunkerId::generate(),
             image_user: "bunker".into(),

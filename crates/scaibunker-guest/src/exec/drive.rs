@@ -53,10 +53,16 @@ pub async fn drive(
 
     let ended = tokio::select! {
         ended = async {
-            match begin(starter, child, to_host).await? {
-                Some(ended) => Ok(ended),
-                None => Ok(follow(child, cgroup, streams, frames, to_host).await),
+            let ended = match begin(starter, child, to_host).await? {
+                Some(ended) => ended,
+                None => follow(child, cgroup, streams, frames, to_host).await,
+            };
+            if timed_out.load(Ordering::Relaxed) {
+                // Whatever outlives the command now is killed in time: the answer says that the
+                // time was up, and nothing of the command runs on after it.
+                cgroup.emptied().await.map_err(AgentError::io("watch the cgroup"))?;
             }
+            Ok::<_, AgentError>(ended)
         } => ended?,
         never = enforce(cgroup, time_limit, to_host, &timed_out) => match never {},
     };

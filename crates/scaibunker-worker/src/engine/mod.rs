@@ -21,16 +21,25 @@ pub struct Shape {
     pub image: String,
     pub vcpus: u32,
     pub memory_mb: u32,
+    pub disk_mb: u32,
 }
 
 /// A booted and stopped microVM that clones continue from.
-///
-/// The memory is sealed against writing, so a clone that breaks out of its VMM still cannot
-/// change what its siblings start from.
 #[derive(Debug)]
 pub struct Template {
     pub shape: Shape,
     pub image: BakedImage,
+    pub saved: SavedVm,
+    /// The writable disk as it was when the VM stopped; clones start from copies.
+    pub scratch: File,
+}
+
+/// What is kept of a stopped microVM.
+///
+/// The memory is sealed against writing, so a clone that breaks out of its VMM still cannot
+/// change what its siblings start from.
+#[derive(Debug)]
+pub struct SavedVm {
     /// Guest memory, a sealed memory file that clones map privately.
     pub memory: OwnedFd,
     /// Device state, as the engine wrote it.
@@ -60,13 +69,14 @@ pub trait Engine: Send + Sync {
     /// Such as `qemu 7.2.22 (tcg)`.
     fn describe(&self) -> String;
 
-    /// Boots the image until its agent answers, stops it and keeps memory and device state.
-    async fn boot_template(
+    /// Starts a VMM and lets it boot; its agent answers after a second or more.
+    async fn boot(
         &self,
         shape: &Shape,
         image: &BakedImage,
         seat: &mut Seat,
-    ) -> Result<Template, EngineError>;
+        scratch: ScratchDisk,
+    ) -> Result<Box<dyn MicroVm>, EngineError>;
 
     /// Starts a VMM for a clone, without restoring it yet.
     async fn spawn_clone(
@@ -89,6 +99,8 @@ pub trait MicroVm: Send + Sync {
     async fn resume(&mut self) -> Result<(), EngineError>;
     /// Stops the guest.
     async fn pause(&mut self) -> Result<(), EngineError>;
+    /// Stops a booted guest, keeps its memory and device state, and ends the VMM.
+    async fn save(self: Box<Self>) -> Result<SavedVm, EngineError>;
     /// Gives up the control connection and keeps the process.
     fn into_process(self: Box<Self>) -> JailedProcess;
     /// The process, for its pid and its end.

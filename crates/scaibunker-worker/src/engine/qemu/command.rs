@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn template_and_clone_differ_only_in_sharing_and_waiting() {
-        let shape = Shape { image: "busybox".into(), vcpus: 1, memory_mb: 256 };
+        let shape = Shape { image: "busybox".into(), vcpus: 1, memory_mb: 256, disk_mb: 64 };
         let line = |role| {
             let args = arguments("vm", &shape, Accelerator::Kvm, role).unwrap();
             args.iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>()

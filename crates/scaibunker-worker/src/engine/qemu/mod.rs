@@ -24,26 +24,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-pub use self::probe::{Verdict, remembered, version};
+pub use self::probe::{Verdict, probe_shape, remembered, version};
 use self::{
     command::{Role, arguments},
     qmp::Qmp,
 };
-use super::{AGENT_SOCKET, Engine, EngineError, MicroVm, Shape, Template};
+use super::{AGENT_SOCKET, Engine, EngineError, MicroVm, SavedVm, Shape, Template};
 use crate::{
     assets::{BakedImage, Kernel},
-    channel::GuestChannel,
     jail::{self, JailSpec, JailedProcess, Privilege},
-    scratch::{DEVICE_BYTES, ScratchDisk},
+    scratch::ScratchDisk,
     seat::Seat,
 };
 
 const QMP_SOCKET: &str = "qmp.sock";
 
-/// A template boots in 1–3 s; a loaded host or a kvm that interprets takes longer.
-const BOOT_LIMIT: Duration = Duration::from_secs(60);
-/// A template writes little: its guest mounts nothing.
-const TEMPLATE_FILE_BYTES: u64 = 16 << 20;
+/// QEMU answers some 40 ms after its start; a loaded host takes longer.
+const START_LIMIT: Duration = Duration::from_secs(30);
 const MIGRATE_LIMIT: Duration = Duration::from_secs(20);
 /// QEMU has no event for the end of a fast load that is cheaper than asking.
 const POLL_INTERVAL: Duration = Duration::from_micros(500);
@@ -142,7 +139,7 @@ impl Qemu {
             tokio::task::block_in_place(|| jail::spawn(spec, |pid| home.set_process(pid)))?;
         let stream = seat.home.connect(QMP_SOCKET).await.map_err(io_failed("reach the VMM"))?;
         // A VMM that fails at its start closes the socket; its own words say why.
-        let qmp = match timeout(BOOT_LIMIT, Qmp::connect(stream)).await {
+        let qmp = match timeout(START_LIMIT, Qmp::connect(stream)).await {
             Ok(Ok(qmp)) => qmp,
             _ => {
                 process.kill();
@@ -150,42 +147,7 @@ impl Qemu {
                 return Err(EngineError::Ended { reason, stderr: seat.home.stderr_tail() });
             }
         };
-        Ok(QemuVm { process, qmp: Some(qmp) })
-    }
-
-    async fn boot(
-        &self,
-        shape: &Shape,
-        image: &BakedImage,
-        seat: &mut Seat,
-        limit: Duration,
-    ) -> Result<Template, EngineError> {
-        let memory = memfd_create("guest-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-            .map_err(|e| io_failed("make the memory file")(e.into()))?;
-        ftruncate(&memory, u64::from(shape.memory_mb) << 20)
-            .map_err(|e| io_failed("size the memory file")(e.into()))?;
-        let file = tempfile::tempfile().map_err(io_failed("make the template's disk"))?;
-        file.set_len(DEVICE_BYTES).map_err(io_failed("size the template's disk"))?;
-        let scratch = ScratchDisk { file, max_bytes: TEMPLATE_FILE_BYTES };
-        let copy = memory.try_clone().map_err(io_failed("copy a descriptor"))?;
-        let mut vm = self.spawn(shape, image, copy, Role::Template, seat, scratch).await?;
-
-        let channel = GuestChannel::connect(&seat.home, limit).await.map_err(|error| {
-            EngineError::Timeout {
-                what: "boot a template",
-                limit_s: limit.as_secs(),
-                hint: format!(" ({error})"),
-            }
-        })?;
-        drop(channel);
-        vm.pause().await?;
-        let state = tempfile::tempfile().map_err(io_failed("make the state file"))?;
-        vm.save_state(&state).await?;
-        drop(vm);
-        let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&memory, seals)
-            .map_err(|e| io_failed("seal the template's memory")(e.into()))?;
-        Ok(Template { shape: shape.clone(), image: image.clone(), memory, state })
+        Ok(QemuVm { process, qmp: Some(qmp), memory: None })
     }
 }
 
@@ -195,13 +157,21 @@ impl Engine for Qemu {
         format!("qemu {} ({})", self.version, self.accelerator.as_str())
     }
 
-    async fn boot_template(
+    async fn boot(
         &self,
         shape: &Shape,
         image: &BakedImage,
         seat: &mut Seat,
-    ) -> Result<Template, EngineError> {
-        self.boot(shape, image, seat, BOOT_LIMIT).await
+        scratch: ScratchDisk,
+    ) -> Result<Box<dyn MicroVm>, EngineError> {
+        let memory = memfd_create("guest-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .map_err(|e| io_failed("make the memory file")(e.into()))?;
+        ftruncate(&memory, u64::from(shape.memory_mb) << 20)
+            .map_err(|e| io_failed("size the memory file")(e.into()))?;
+        let kept = memory.try_clone().map_err(io_failed("copy a descriptor"))?;
+        let mut vm = self.spawn(shape, image, memory, Role::Template, seat, scratch).await?;
+        vm.memory = Some(kept);
+        Ok(Box::new(vm))
     }
 
     async fn spawn_clone(
@@ -210,14 +180,14 @@ impl Engine for Qemu {
         seat: &mut Seat,
         scratch: ScratchDisk,
     ) -> Result<Box<dyn MicroVm>, EngineError> {
-        let memory = template.memory.try_clone().map_err(io_failed("copy a descriptor"))?;
+        let memory = template.saved.memory.try_clone().map_err(io_failed("copy a descriptor"))?;
         let (shape, image) = (&template.shape, &template.image);
         let vm = self.spawn(shape, image, memory, Role::Clone, seat, scratch).await?;
         Ok(Box::new(vm))
     }
 
     async fn adopt(&self, process: JailedProcess) -> Result<Box<dyn MicroVm>, EngineError> {
-        Ok(Box::new(QemuVm { process, qmp: None }))
+        Ok(Box::new(QemuVm { process, qmp: None, memory: None }))
     }
 }
 
@@ -227,6 +197,8 @@ struct QemuVm {
     process: JailedProcess,
     /// `None` after adoption: an adopted VM runs, and nothing needs to control it yet.
     qmp: Option<Qmp>,
+    /// Of a booted VM, whose memory others can continue from.
+    memory: Option<OwnedFd>,
 }
 
 impl QemuVm {
@@ -272,7 +244,8 @@ impl MicroVm for QemuVm {
     async fn restore(&mut self, template: &Template) -> Result<(), EngineError> {
         self.ignore_shared_memory().await?;
         // A descriptor of its own, because a shared one shares its position with the siblings.
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&template.state));
+        let path =
+            format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&template.saved.state));
         let state = File::open(path).map_err(io_failed("open the saved state"))?;
         let qmp = self.qmp()?;
         qmp.pass_fd("state", state.as_fd()).await?;
@@ -296,6 +269,20 @@ impl MicroVm for QemuVm {
 
     async fn pause(&mut self) -> Result<(), EngineError> {
         self.qmp()?.execute("stop", json!({})).await.map(drop)
+    }
+
+    async fn save(mut self: Box<Self>) -> Result<SavedVm, EngineError> {
+        let cannot = || EngineError::Protocol("a clone's memory cannot be saved".to_owned());
+        let memory = self.memory.take().ok_or_else(cannot)?;
+        self.pause().await?;
+        let state = tempfile::tempfile().map_err(io_failed("make the state file"))?;
+        self.save_state(&state).await?;
+        // The VMM's writable mapping must be gone before the memory can be sealed.
+        drop(self);
+        let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&memory, seals)
+            .map_err(|e| io_failed("seal the template's memory")(e.into()))?;
+        Ok(SavedVm { memory, state })
     }
 
     fn into_process(self: Box<Self>) -> JailedProcess {

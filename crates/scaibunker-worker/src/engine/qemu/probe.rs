@@ -5,20 +5,18 @@
 //! with it once, against a limit that real hardware meets ten times over, and the answer is kept
 //! for as long as host kernel and QEMU stay the same.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, io, path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::{process::Command, time::Instant};
 
 use super::{Accelerator, Qemu, io_failed};
 use crate::{
-    assets::{BakedImage, Kernel},
+    assets::BakedImage,
     chain,
-    engine::{EngineError, Shape},
+    channel::GuestChannel,
+    engine::{Engine as _, EngineError, Shape},
+    scratch::ScratchDisk,
     seat::Seat,
 };
 
@@ -66,55 +64,59 @@ pub async fn version(program: &Path) -> Result<String, EngineError> {
 }
 
 impl Qemu {
-    /// An engine with the accelerator that works here, found out by booting `image` in `seat` if
-    /// no earlier server has.
+    /// The same engine with the accelerator that works here, found out by booting `image` in
+    /// `seat` if no earlier server has.
     pub async fn probed(
-        program: PathBuf,
-        version: String,
-        kernel: Kernel,
-        jail_root: PathBuf,
+        mut self,
         data_dir: &Path,
         image: &BakedImage,
         seat: &mut Seat,
+        scratch: ScratchDisk,
     ) -> Result<Self, EngineError> {
-        let engine = |accelerator| Self {
-            program: program.clone(),
-            version: version.clone(),
-            accelerator,
-            kernel: kernel.clone(),
-            jail_root: jail_root.clone(),
-        };
-        if let Some(verdict) = remembered(data_dir, &version) {
+        if let Some(verdict) = remembered(data_dir, &self.version) {
             tracing::info!(reason = verdict.reason, "accelerator known from an earlier start");
-            return Ok(engine(verdict.accelerator));
+            self.accelerator = verdict.accelerator;
+            return Ok(self);
         }
-        let (accelerator, reason) = engine(Accelerator::Kvm).try_kvm(image, seat).await;
+        self.accelerator = Accelerator::Kvm;
+        let (accelerator, reason) = self.try_kvm(image, seat, scratch).await;
         tracing::info!(accelerator = accelerator.as_str(), reason, "accelerator probed");
-        let verdict = Verdict { accelerator, reason, host: host(&version) };
+        let verdict = Verdict { accelerator, reason, host: host(&self.version) };
         remember(data_dir, &verdict).map_err(io_failed("remember the accelerator"))?;
-        Ok(engine(accelerator))
+        self.accelerator = accelerator;
+        Ok(self)
     }
 
-    async fn try_kvm(&self, image: &BakedImage, seat: &mut Seat) -> (Accelerator, String) {
+    async fn try_kvm(
+        &self,
+        image: &BakedImage,
+        seat: &mut Seat,
+        scratch: ScratchDisk,
+    ) -> (Accelerator, String) {
         if let Err(error) = fs::OpenOptions::new().read(true).write(true).open(KVM_DEVICE) {
             return (Accelerator::Tcg, format!("{KVM_DEVICE} cannot be opened: {error}"));
         }
-        let shape = Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256 };
         let began = Instant::now();
-        match self.boot(&shape, image, seat, KVM_BOOT_LIMIT).await {
-            Ok(_) => {
-                let took_ms = began.elapsed().as_millis();
-                (Accelerator::Kvm, format!("a microVM booted with kvm in {took_ms} ms"))
-            }
-            Err(error) => {
-                let why = chain(&error);
-                (
-                    Accelerator::Tcg,
-                    format!("{KVM_DEVICE} exists but no microVM boots with it: {why}"),
-                )
-            }
-        }
+        let refused = match self.boot(&probe_shape(image), image, seat, scratch).await {
+            Ok(_vm) => match GuestChannel::connect(&seat.home, KVM_BOOT_LIMIT).await {
+                Ok(_channel) => {
+                    let took_ms = began.elapsed().as_millis();
+                    let reason = format!("a microVM booted with kvm in {took_ms} ms");
+                    return (Accelerator::Kvm, reason);
+                }
+                Err(error) => chain(&error),
+            },
+            Err(error) => chain(&error),
+        };
+        let reason = format!("{KVM_DEVICE} exists but no microVM boots with it: {refused}");
+        (Accelerator::Tcg, reason)
     }
+}
+
+/// The smallest VM that boots.
+#[must_use]
+pub fn probe_shape(image: &BakedImage) -> Shape {
+    Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64 }
 }
 
 fn remember(data_dir: &Path, verdict: &Verdict) -> io::Result<()> {
