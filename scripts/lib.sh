@@ -42,3 +42,45 @@ build_guest_agent() {
     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
         cargo build --profile guest --target x86_64-unknown-linux-gnu -p scaibunker-guest
 }
+
+# What the build needs, and what a running server needs.
+BUILD_PACKAGES=(gcc libc6-dev)
+RUN_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs uidmap)
+
+# Builds the program and puts the guest agent beside it.
+build_release() {
+    build_guest_agent
+    say "building scaibunker (some minutes the first time)"
+    cargo build --release -p scaibunker
+    install -m 755 target/x86_64-unknown-linux-gnu/guest/scaibunker-guest \
+        target/release/scaibunker-agent
+}
+
+# Makes `scaibunker` a command of this user.
+link_program() {
+    local dir=$HOME/.local/bin
+    [ "$(id -u)" -eq 0 ] && dir=/usr/local/bin
+    mkdir -p "$dir"
+    ln -sf "$PWD/target/release/scaibunker" "$dir/scaibunker"
+    say "linked $dir/scaibunker"
+    case ":$PATH:" in
+        *":$dir:"*) ;;
+        *) say "add $dir to your PATH to call it by name" ;;
+    esac
+}
+
+# wait_until_ready PID LOG SECONDS: shows what the server says until it is ready.
+wait_until_ready() {
+    local pid=$1 log=$2 limit=$3 shown=0 lines
+    for _ in $(seq $((limit * 5))); do
+        lines=$(wc -l <"$log")
+        if [ "$lines" -gt "$shown" ]; then
+            tail -n +$((shown + 1)) "$log" | head -n $((lines - shown)) | grep -v ' INFO ' || true
+            shown=$lines
+        fi
+        grep -q '^ready at ' "$log" && return
+        kill -0 "$pid" 2>/dev/null || fail "the server ended; the lines above, or $log, say why"
+        sleep 0.2
+    done
+    fail "the server was not ready within $limit s; see $log"
+}

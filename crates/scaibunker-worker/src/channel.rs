@@ -1,6 +1,6 @@
 //! The channel to one guest agent: HTTP/2 over its virtio port.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{io, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::HeaderValue};
@@ -19,7 +19,7 @@ use scaibunker_guest_protocol::{
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{engine, vm_home::VmHome};
+use crate::{assets::ImageConfig, engine, vm_home::VmHome};
 
 /// How long one try of a session may stay silent before a fresh one is begun: bytes that a
 /// booting guest never read are lost, and the agent's first session may still be starting.
@@ -101,17 +101,17 @@ impl GuestChannel {
     /// Runs a command whose output and result nobody wants.
     pub async fn warm_up(
         &self,
-        argv: &[String],
-        user: &str,
+        argv: &[&str],
+        image: &ImageConfig,
         limit: Duration,
     ) -> Result<(), ChannelError> {
         let spec = ExecSpec {
             exec_id: "warm".to_owned(),
             request_id: String::new(),
-            argv: argv.to_vec(),
+            argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
             cwd: None,
-            env: BTreeMap::new(),
-            user: user.to_owned(),
+            env: image.env.clone(),
+            user: image.user.clone(),
             timeout_ms: limit.as_millis() as u64,
         };
         let spec = Frame::json(FrameKind::Spec, &spec).map_err(io::Error::other)?.encode();

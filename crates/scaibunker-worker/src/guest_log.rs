@@ -1,6 +1,8 @@
 //! Carries a guest agent's own log lines into this process's log, so that one request id finds
 //! the lines of every tier.
 
+use std::sync::{Arc, OnceLock};
+
 use bytes::BytesMut;
 use http::Method;
 use http_body_util::{BodyExt as _, Empty};
@@ -14,8 +16,11 @@ use crate::channel::{GuestChannel, printable};
 const MAX_LINES_A_SECOND: u32 = 200;
 const MAX_LINE_BYTES: usize = 16 * 1024;
 
+/// Whose lines they are; empty until the VM is claimed.
+pub type Owner = Arc<OnceLock<BunkerId>>;
+
 /// Logs the agent's lines until the session ends, or until the guest breaks the bounds.
-pub async fn follow(channel: GuestChannel, bunker_id: BunkerId) {
+pub async fn follow(channel: GuestChannel, owner: Owner) {
     let body = Empty::new().map_err(|never| match never {}).boxed();
     let Ok(response) = channel.send(Method::GET, "/log", body, "").await else { return };
     let mut body = response.into_body();
@@ -27,24 +32,34 @@ pub async fn follow(channel: GuestChannel, bunker_id: BunkerId) {
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line = pending.split_to(end + 1);
             if !budget.take() {
-                tracing::warn!(%bunker_id, "the guest floods its log; it is not read any more");
+                tracing::warn!(
+                    bunker_id = name(&owner),
+                    "the guest floods its log; it is not read any more"
+                );
                 return;
             }
-            log(bunker_id, &line);
+            log(&owner, &line);
         }
         if pending.len() > MAX_LINE_BYTES {
-            tracing::warn!(%bunker_id, "the guest's log has an endless line; it is not read any more");
+            tracing::warn!(
+                bunker_id = name(&owner),
+                "the guest's log has an endless line; it is not read any more"
+            );
             return;
         }
     }
 }
 
-fn log(bunker_id: BunkerId, line: &[u8]) {
+fn name(owner: &Owner) -> String {
+    owner.get().map(BunkerId::to_string).unwrap_or_default()
+}
+
+fn log(owner: &Owner, line: &[u8]) {
     let Ok(line) = serde_json::from_slice::<LogLine>(line) else { return };
     let text = |field: Option<String>| field.map(|text| printable(&text)).unwrap_or_default();
     tracing::info!(
         target: "guest_agent",
-        %bunker_id,
+        bunker_id = name(owner),
         request_id = text(line.request_id),
         exec_id = text(line.exec_id),
         "{}",

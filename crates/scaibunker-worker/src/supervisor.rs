@@ -23,7 +23,6 @@ use crate::{
     chain,
     channel::GuestChannel,
     engine::Shape,
-    guest_log,
     jail::{Cgroup, JailedProcess},
     pool::Pool,
     vm::{Vm, VmError},
@@ -162,8 +161,6 @@ impl Supervisor {
         let reason = match running {
             Ok((vm, (channel, Some(claim)))) => {
                 tracing::info!(bunker_id = %id, "bunker runs");
-                // Ends with the session.
-                tokio::spawn(guest_log::follow(channel.clone(), id));
                 bunker.state.send_replace(State::Running(Guest { channel, claim }));
                 let reason = tokio::select! {
                     reason = vm.ended() => reason,

@@ -23,6 +23,7 @@ use crate::{
     assets::BakedImage,
     channel::{ChannelError, GuestChannel},
     engine::{Engine, EngineError, MicroVm, Shape, Template},
+    guest_log,
     jail::{Cgroup, CgroupLimits, CgroupRoot, CpuPriority, JailError, JailedProcess},
     scratch::{ScratchDisks, ScratchError},
     seat::{Seat, SeatError, UidSlots},
@@ -34,6 +35,10 @@ const CONFIRM_LIMIT: Duration = Duration::from_secs(20);
 
 /// A template boots in 1–3 s and warms up for a few more; a loaded host takes longer.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
+
+/// Run in a VM that goes to the pool: a shell, and a program looked up in PATH. An image without
+/// them is as well off, because looking them up is what most of the code is for.
+const REST_COMMANDS: [&[&str]; 2] = [&["sh", "-c", "true"], &["echo", "ready"]];
 
 /// Memory a VMM needs beside the guest's: its own code and data, translated code, page tables.
 const VMM_OVERHEAD_MB: u32 = 192;
@@ -78,6 +83,8 @@ pub struct Host {
 /// A microVM at any stage. The fields' order is the order in which they are freed.
 pub struct Vm {
     channel: Option<GuestChannel>,
+    /// The bunker that the agent's log lines are about.
+    log_owner: guest_log::Owner,
     machine: Box<dyn MicroVm>,
     seat: Seat,
 }
@@ -113,7 +120,7 @@ impl Host {
         let path = seat.home.scratch_path();
         let scratch = self.disks.copy(&template.scratch, &path, shape.disk_mb).await?;
         let machine = self.engine.spawn_clone(template, &mut seat, scratch).await?;
-        Ok(Vm { channel: None, machine, seat })
+        Ok(Vm { channel: None, log_owner: Arc::default(), machine, seat })
     }
 
     fn seat(&self, shape: &Shape, priority: CpuPriority) -> Result<Seat, VmError> {
@@ -130,10 +137,9 @@ impl Host {
         let uid = self.uid_slots.take_again(home.record().uid_slot);
         let cgroup = self.cgroups.as_ref().map(|root| Cgroup::open(root, &home.name()));
         let seat = Seat { cgroup, home, uid };
-        let channel = GuestChannel::connect(&seat.home, CONFIRM_LIMIT).await;
-        let mut vm = Vm { channel: None, machine, seat };
-        match channel {
-            Ok(channel) => vm.channel = Some(channel),
+        let mut vm = Vm { channel: None, log_owner: Arc::default(), machine, seat };
+        match GuestChannel::connect(&vm.seat.home, CONFIRM_LIMIT).await {
+            Ok(channel) => vm.attach(channel),
             Err(error) => {
                 vm.destroy().await;
                 return Err(error.into());
@@ -151,16 +157,26 @@ impl Vm {
         let channel = GuestChannel::connect(&self.seat.home, CONFIRM_LIMIT).await?;
         let identity = fresh_identity("bunker".to_owned())?;
         channel.post("/identify", &identity, "", CONFIRM_LIMIT).await?;
-        self.channel = Some(channel);
+        self.attach(channel);
         Ok(())
     }
 
-    /// Makes a VM that nobody waits for quick: runs a command, so that an emulator has translated
+    /// Keeps the session, and follows the agent's log for as long as it lasts.
+    fn attach(&mut self, channel: GuestChannel) {
+        if let Some(claim) = self.owner() {
+            // Only an adopted VM has an owner already, and it is set once.
+            let _ = self.log_owner.set(claim.bunker_id);
+        }
+        tokio::spawn(guest_log::follow(channel.clone(), Arc::clone(&self.log_owner)));
+        self.channel = Some(channel);
+    }
+
+    /// Makes a VM that nobody waits for quick: runs commands, so that an emulator has translated
     /// what the first real one executes, and stops the guest until it is claimed.
     pub async fn rest(&mut self, template: &Template) -> Result<(), VmError> {
         let config = &template.image.config;
-        if let Some(argv) = config.warm_up.first() {
-            self.channel()?.warm_up(argv, &config.user, CONFIRM_LIMIT).await?;
+        for argv in REST_COMMANDS {
+            self.channel()?.warm_up(argv, config, CONFIRM_LIMIT).await?;
         }
         self.machine.pause().await?;
         Ok(())
@@ -176,6 +192,8 @@ impl Vm {
         request_id: &str,
     ) -> Result<(), VmError> {
         let hostname = hostname(claim.bunker_id);
+        // A VM is claimed once.
+        let _ = self.log_owner.set(claim.bunker_id);
         self.seat.home.set_claim(claim).map_err(io_failed("write a VM's record"))?;
         if let Some(cgroup) = &self.seat.cgroup {
             cgroup.limit(limits(cpu_millicores, memory_mb, CpuPriority::Normal))?;

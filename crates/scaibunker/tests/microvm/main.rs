@@ -1,0 +1,12 @@
+//! The real program with real microVMs, through its HTTP API and its commands.
+//!
+//! Each test starts a server of its own on a free port and a directory of its own. The guest
+//! agent must have been built and QEMU be installed: `./scripts/test` sees to both.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails shall say where")]
+
+mod api;
+mod commands;
+mod faults;
+mod hostile;
+mod server;
