@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     body::Incoming,
@@ -117,7 +117,9 @@ impl Link {
         request_id: &str,
     ) -> Result<BunkerReport, LinkError> {
         let body = serde_json::to_vec(spec).map_err(LinkError::broken)?;
-        let request = request(Method::PUT, format!("/bunkers/{id}"), request_id, body.into());
+        let mut request = request(Method::PUT, format!("/bunkers/{id}"), request_id, body.into());
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert(header::CONTENT_TYPE, json);
         self.call(request, START_LIMIT).await
     }
 

@@ -1,5 +1,7 @@
 //! The controller through its HTTP API, with simulated workers on real links.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails shall say where")]
+
 mod client;
 mod create;
 mod errors;
