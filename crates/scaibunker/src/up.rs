@@ -55,7 +55,7 @@ pub struct WorkerArgs {
     #[arg(long = "image", env = "SCAIBUNKER_IMAGES", value_delimiter = ',',
           default_values_t = ["busybox".to_owned(), "debian-12".to_owned()])]
     images: Vec<String>,
-    /// Ready microVMs to keep for each kind of bunker in use, each some 20 MiB of memory
+    /// Ready microVMs to keep for each shape of bunker in use, each some 40 MiB of memory
     #[arg(long, env = "SCAIBUNKER_POOL_SIZE", value_name = "N", default_value_t = 8)]
     pool_size: usize,
     /// CPU to promise, as a multiple of the machine's cores

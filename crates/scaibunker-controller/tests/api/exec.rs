@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{Answer, Api, eventually},
     server::Server,
+    sim_worker::SimWorker,
 };
 
 async fn exec(api: &Api, id: &str, argv: Value) -> Answer {
@@ -144,7 +145,10 @@ async fn what_cannot_run_is_refused() {
 async fn a_bunker_or_worker_that_dies_ends_its_commands_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
-    let worker = server.worker().await;
+    // Room for all of them: the place of a bunker that died is free only once its worker says so.
+    let worker = SimWorker::new();
+    worker.capacity.lock().unwrap().cpu_millicores = 100_000;
+    server.link(&worker).await;
     let api = &server.api;
     for argv in [json!(["hang up"]), json!(["stop answering"]), json!(["die"])] {
         let id = api.running_bunker().await;
