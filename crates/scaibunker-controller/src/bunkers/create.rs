@@ -86,9 +86,14 @@ impl Bunkers {
     ) -> Result<CreateAnswer, Failure> {
         create::check(actor, &request)?;
         let mut key = key.map(|key| idempotency_key(actor, key, &request));
+        let first = match &key {
+            Some(key) => Some(self.key_locks.lock(key.user_id, &key.key).await),
+            None => None,
+        };
         if let Some(key) = &key
             && let Some(stored) = self.store.idempotency_key(key.user_id, &key.key).await?
         {
+            drop(first);
             return self.repeat(key, stored, wait).await;
         }
         let image = self.image_for(&request.image)?;
@@ -116,7 +121,9 @@ impl Bunkers {
         let service = Arc::clone(self);
         let work = async move { service.carry_out(start, written).await };
         let work = self.tasks.spawn(work.instrument(tracing::Span::current()));
-        match (is_written.await, key) {
+        let is_written = is_written.await;
+        drop(first);
+        match (is_written, key) {
             (Ok(Ok(Inserted::Done)), key) => {
                 let Some(wait) = wait else { return Ok(record(&bunker)) };
                 let settled = tokio::select! {

@@ -2,6 +2,7 @@
 
 mod create;
 mod end;
+mod key_locks;
 mod starting;
 mod transition;
 
@@ -13,7 +14,7 @@ use scaibunker_api::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::create::CreateAnswer;
-use self::starting::Starting;
+use self::{key_locks::KeyLocks, starting::Starting};
 use crate::{
     domain::{actor::Actor, bunker::Bunker, patch},
     failure::Failure,
@@ -27,6 +28,8 @@ pub struct Bunkers {
     fleet: Arc<Fleet>,
     /// Bunkers whose start is under way in this process.
     starting: Starting,
+    /// Idempotency keys whose first request is not written down yet.
+    key_locks: KeyLocks,
     /// Everything here that outlives the request which began it.
     tasks: TaskTracker,
     /// Cancelled when nobody may wait any longer.
@@ -42,7 +45,8 @@ impl Bunkers {
         tasks: TaskTracker,
         drained: CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Self { store, fleet, starting: Starting::default(), tasks, drained })
+        let (starting, key_locks) = (Starting::default(), KeyLocks::default());
+        Arc::new(Self { store, fleet, starting, key_locks, tasks, drained })
     }
 
     /// A bunker that the caller sees; any other does not exist.

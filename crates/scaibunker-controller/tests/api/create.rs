@@ -66,7 +66,11 @@ async fn without_a_worker_nothing_is_created() {
 
     let worker = server.worker().await;
     worker.cut_link();
-    assert!(eventually(async || create().await.error() == (503, "WORKER_UNAVAILABLE")).await);
+    let refused = async || {
+        let answer = create().await;
+        !answer.status.is_success() && answer.error() == (503, "WORKER_UNAVAILABLE")
+    };
+    assert!(eventually(refused).await);
     let list = server.api.get("/bunkers").await;
     assert!(list.data().as_array().unwrap().iter().all(|bunker| bunker["status"] != "pending"));
     server.stop().await;
@@ -145,7 +149,9 @@ async fn a_repeated_request_gets_the_first_answer_even_after_a_restart() {
 async fn concurrent_requests_with_one_key_make_one_bunker() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
-    let worker = server.worker().await;
+    let worker = SimWorker::new();
+    worker.capacity.lock().unwrap().memory_mb = 256;
+    server.link(&worker).await;
     worker.start_delay_ms.store(100, Ordering::Relaxed);
     let creates = (0..8).map(|_| {
         let api = server.api.clone();
