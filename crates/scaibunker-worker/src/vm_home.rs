@@ -55,16 +55,22 @@ pub struct Claim {
 }
 
 impl ProcessMark {
-    /// The mark of a process that exists now.
+    /// The mark of a process that runs now. One that has ended and is not reaped yet does not:
+    /// after a crash of the server nobody may be there to reap it.
     pub fn of(pid: i32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The second field is the program's name in parentheses and may hold anything; the start
-        // time is the 22nd field, proc(5).
-        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let start_ticks = after_name.split_whitespace().nth(19).and_then(|text| text.parse().ok());
-        start_ticks
-            .map(|start_ticks| Self { pid, start_ticks })
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+        Self::parse(pid, &stat).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    /// Reads `/proc/<pid>/stat`, see proc(5): the second field is the program's name in
+    /// parentheses and may hold anything; the third is the state, the 22nd the start time.
+    fn parse(pid: i32, stat: &str) -> Option<Self> {
+        let (_, after_name) = stat.rsplit_once(')')?;
+        let mut fields = after_name.split_whitespace();
+        if matches!(fields.next()?, "Z" | "X") {
+            return None;
+        }
+        Some(Self { pid, start_ticks: fields.nth(18)?.parse().ok()? })
     }
 
     /// Whether that process is still there.
@@ -221,6 +227,18 @@ mod tests {
         let own = ProcessMark::of(std::process::id() as i32).unwrap();
         assert!(own.is_alive());
         assert!(!ProcessMark { start_ticks: own.start_ticks + 1, ..own }.is_alive());
+    }
+
+    #[test]
+    fn an_ended_process_has_no_mark() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id() as i32;
+        while ProcessMark::of(pid).is_ok() {
+            std::thread::yield_now();
+        }
+        // It is still there, for its parent to reap.
+        assert!(fs::exists(format!("/proc/{pid}")).unwrap());
+        child.wait().unwrap();
     }
 
     #[tokio::test]

@@ -63,3 +63,35 @@ pub(super) fn of_panic(panic: Box<dyn Any + Send>) -> Response {
     let message = "a bug ended this request; the log has the cause under the request id";
     Fault(ErrorBody::new(ErrorCode::Internal, message)).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, body::Body, extract::Request, http::StatusCode, middleware, routing::get};
+    use http_body_util::BodyExt as _;
+    use scaibunker_api::REQUEST_ID_HEADER;
+    use tower::ServiceExt as _;
+    use tower_http::catch_panic::CatchPanicLayer;
+
+    use super::*;
+    use crate::http::request_context::with_request_id;
+
+    async fn broken() {
+        panic!("a bug with /secret/details");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_in_the_envelope_without_its_text() {
+        let router: Router = Router::new()
+            .route("/", get(broken))
+            .layer(CatchPanicLayer::custom(of_panic))
+            .layer(middleware::from_fn(with_request_id));
+        let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let request_id = response.headers()[REQUEST_ID_HEADER].to_str().unwrap().to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let answer: ErrorEnvelope = serde_json::from_slice(&body).unwrap();
+        assert_eq!(answer.error.code, ErrorCode::Internal);
+        assert_eq!(answer.meta.request_id.to_string(), request_id);
+        assert!(!answer.error.message.contains("secret"));
+    }
+}

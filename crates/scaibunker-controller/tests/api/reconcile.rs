@@ -1,6 +1,6 @@
 //! Restarts of either side, and what both sides make of them.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::sync::atomic::Ordering;
 
 use scaibunker_api::{ids::BunkerId, worker::WorkerBunkerState};
 use serde_json::json;
@@ -109,12 +109,13 @@ async fn a_new_link_takes_over_and_running_bunkers_stay() {
     let command = json!({ "command": ["echo"] });
     let path = format!("/bunkers/{id}/exec");
     assert!(eventually(async || api.post(&path, &command).await.status == 200).await);
-    // Heartbeats that were written before a bunker was there do not end it.
-    let stale = worker.held().clone();
-    worker.held().clear();
-    worker.heartbeat(&server.base).await;
-    *worker.held() = stale;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // A heartbeat that was written before a bunker was there does not end it. That the one it does
+    // name has ended shows that it was heard.
+    let named = api.running_bunker().await;
+    let newer = worker.held().remove(&id.parse().unwrap());
+    worker.crash(&server.base, &named, "died").await;
+    api.bunker_becomes(&named, "failed").await;
+    worker.held().extend(newer.map(|state| (id.parse().unwrap(), state)));
     assert_eq!(api.get(&format!("/bunkers/{id}")).await.data()["status"], "running");
     server.stop().await;
 }

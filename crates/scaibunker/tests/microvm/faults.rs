@@ -85,12 +85,12 @@ async fn a_stopped_server_leaves_nothing_or_all() {
     let server = Server::start_keeping();
     assert!(server.traces(&names).is_empty(), "{:?}", server.traces(&names));
     let id = server.bunker().await;
-    let pid = server.vmm_pid(&id);
     let dir = server.stop();
-    let alive = Pid::from_raw(pid).unwrap();
-    rustix::process::test_kill_process(alive).unwrap();
-    kill_process(alive, Signal::KILL).unwrap();
-    drop(dir);
+    let server = Server::start_in(dir);
+    eventually("what was left running answers again", async || {
+        server.exec(&id, json!({ "command": "true" })).await.status.is_success()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,6 +58,11 @@ impl Server {
         Self::launch(tempfile::tempdir().unwrap(), true)
     }
 
+    /// A server on what another one left.
+    pub fn start_in(dir: tempfile::TempDir) -> Self {
+        Self::launch(dir, false)
+    }
+
     fn launch(dir: tempfile::TempDir, keep_bunkers: bool) -> Self {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         let agent = target.join("x86_64-unknown-linux-gnu/guest/scaibunker-guest");
