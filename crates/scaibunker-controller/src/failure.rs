@@ -1,5 +1,6 @@
 //! What a service answers when it does not do what it was asked.
 
+pub use scaibunker_api::error::chain;
 use scaibunker_api::error::{ErrorBody, ErrorCode};
 
 use crate::{domain::placement::NoPlace, store::StoreError};
@@ -26,16 +27,4 @@ impl From<NoPlace> for Failure {
     fn from(reason: NoPlace) -> Self {
         Self::Refused(reason.into())
     }
-}
-
-/// An error and all its causes on one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -18,16 +18,5 @@ pub mod vm;
 pub mod vm_home;
 pub mod worker;
 
+use scaibunker_api::error::chain;
 pub use worker::{Worker, WorkerError};
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

@@ -35,6 +35,12 @@ const MAX_WARM_SHAPES: usize = 4;
 /// Pause after a refill that failed.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
+/// Templates that are kept; booting one again takes seconds.
+const MAX_TEMPLATES: usize = 16;
+
+/// A template, once the first who asked has booted it.
+type TemplateCell = Arc<OnceCell<Arc<Template>>>;
+
 #[derive(Default)]
 struct Shelf {
     ready: HashMap<Shape, VecDeque<Vm>>,
@@ -47,7 +53,7 @@ pub struct Pool {
     host: Arc<Host>,
     images: HashMap<String, BakedImage>,
     pool_size: usize,
-    templates: Mutex<HashMap<Shape, Arc<OnceCell<Arc<Template>>>>>,
+    templates: Mutex<HashMap<Shape, TemplateCell>>,
     shelf: Mutex<Shelf>,
     foreground: Semaphore,
     waiting: AtomicUsize,
@@ -76,11 +82,6 @@ impl Pool {
         self.images.get(name)
     }
 
-    /// Every image, in no particular order.
-    pub fn images(&self) -> impl Iterator<Item = &BakedImage> {
-        self.images.values()
-    }
-
     /// The host this pool makes VMs on.
     #[must_use]
     pub fn host(&self) -> &Host {
@@ -104,20 +105,20 @@ impl Pool {
         made
     }
 
-    /// Marks a shape as wanted, so that the refill keeps it warm.
-    pub fn ask_for(&self, shape: &Shape) {
-        let dropped: Vec<Vm> = {
+    /// Marks a shape as wanted, so that the refill keeps it warm, and lets go of what has not been
+    /// asked for in a long time: callers choose shapes, and each template holds memory.
+    fn ask_for(&self, shape: &Shape) {
+        let cold: Vec<Vm> = {
             let mut shelf = self.shelf();
-            shelf.recent.retain(|other| other != shape);
-            shelf.recent.push(shape.clone());
-            if shelf.recent.len() > MAX_WARM_SHAPES {
-                let coldest = shelf.recent.remove(0);
-                shelf.ready.remove(&coldest).into_iter().flatten().collect()
-            } else {
-                Vec::new()
-            }
+            let Shelf { ready, recent } = &mut *shelf;
+            recent.retain(|other| other != shape);
+            recent.push(shape.clone());
+            recent.drain(..recent.len().saturating_sub(MAX_TEMPLATES));
+            self.templates().retain(|shape, _| recent.contains(shape));
+            let warm = &recent[recent.len().saturating_sub(MAX_WARM_SHAPES)..];
+            ready.extract_if(|shape, _| !warm.contains(shape)).flat_map(|(_, vms)| vms).collect()
         };
-        for vm in dropped {
+        for vm in cold {
             tokio::spawn(vm.destroy());
         }
     }
@@ -167,6 +168,10 @@ impl Pool {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn templates(&self) -> MutexGuard<'_, HashMap<Shape, TemplateCell>> {
+        self.templates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pop(&self, shape: &Shape) -> Option<Vm> {
         self.shelf().ready.get_mut(shape)?.pop_front()
     }
@@ -178,7 +183,8 @@ impl Pool {
         }
         let shelf = self.shelf();
         let count = |shape: &Shape| shelf.ready.get(shape).map_or(0, VecDeque::len);
-        shelf.recent.iter().rev().find(|shape| count(shape) < self.pool_size).cloned()
+        let mut warm = shelf.recent.iter().rev().take(MAX_WARM_SHAPES);
+        warm.find(|shape| count(shape) < self.pool_size).cloned()
     }
 
     async fn make_in_foreground(&self, shape: &Shape) -> Result<Vm, VmError> {
@@ -210,7 +216,7 @@ impl Pool {
     /// The shape's template, booted by the first who asks.
     async fn template(&self, shape: &Shape) -> Result<Arc<Template>, VmError> {
         let cell = {
-            let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut templates = self.templates();
             Arc::clone(templates.entry(shape.clone()).or_default())
         };
         let boot = || async {

@@ -173,7 +173,7 @@ async fn carry(
     mut input: FrameReader<Body>,
     output: &mpsc::Sender<Frame>,
 ) -> Result<(), Broken> {
-    let session = |e: &dyn std::error::Error| Broken::Session(crate::chain(e));
+    let session = |e: &(dyn std::error::Error + 'static)| Broken::Session(crate::chain(e));
     let first = Frame::json(FrameKind::Spec, spec).map_err(|e| session(&e))?;
     let (to_guest, body) = body_channel();
     to_guest.send(first.encode()).await.map_err(|e| session(&e))?;
@@ -210,7 +210,7 @@ async fn pass_answer(
     mut frames: FrameReader<Incoming>,
     output: &mpsc::Sender<Frame>,
 ) -> Result<(), Broken> {
-    let broken = |e: &dyn std::error::Error| Broken::Session(crate::chain(e));
+    let broken = |e: &(dyn std::error::Error + 'static)| Broken::Session(crate::chain(e));
     loop {
         let Some(frame) = frames.next().await.map_err(|e| broken(&e))? else {
             return Err(Broken::Session("the guest agent stopped answering".to_owned()));
