@@ -248,6 +248,8 @@ impl Report<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]
@@ -292,11 +294,15 @@ mod tests {
             fs::create_dir(dir.path().join(&vm)).unwrap();
             let record = format!(r#"{{"claim":{{"bunker_id":"{id}"}}}}"#);
             fs::write(dir.path().join(&vm).join("record.json"), record).unwrap();
-            let process = std::process::Command::new("sh")
-                .args(["-c", "read line", "sh", "-name", &format!("scaibunker-{vm}")])
+            let mut process = std::process::Command::new("sh")
+                .args(["-c", "echo; read line", "sh", "-name", &format!("scaibunker-{vm}")])
                 .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
                 .spawn()
                 .unwrap();
+            // `spawn` may return before the kernel shows the new command line; a program that
+            // has spoken runs with it.
+            process.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
             processes.push(process);
         }
         let pss_kb = pss_of(&BTreeSet::from([asked]), dir.path()).unwrap();
