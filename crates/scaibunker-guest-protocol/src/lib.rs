@@ -1,10 +1,9 @@
 //! What the worker and the guest agent say to each other over the channel.
 //!
-//! The channel is HTTP/2 on a virtio-serial port named [`PORT_NAME`]; the agent serves:
+//! The channel is HTTP/2 on a virtio-serial port named [`PORT_NAME`], after a [`greeting`]; the agent serves:
 //!
 //! | route | does |
 //! | --- | --- |
-//! | `GET /ping` | 204; tells the host that the session is up |
 //! | `POST /prepare` | [`identity::Prepare`] → mounts the disks, takes a first identity; once, before the template is kept; 204 |
 //! | `POST /identify` | [`identity::Identity`] → new entropy, clock and names; 204 |
 //! | `POST /exec` | exec frames both ways, see [`frame`] |
@@ -15,6 +14,7 @@
 
 pub mod exec;
 pub mod frame;
+pub mod greeting;
 pub mod identity;
 pub mod log;
 

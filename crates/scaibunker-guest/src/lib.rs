@@ -1,8 +1,8 @@
 //! The guest agent: PID 1 of every bunker.
 //!
 //! ```text
-//! boot ─▶ serve: ping, log ─POST /prepare─▶ serve: identify, exec
-//!         (a template is saved here)        (root mounted, unique)
+//! boot ─▶ serve: log ─POST /prepare─▶ serve: identify, exec
+//!  (root mounted; a template is saved here)  (unique)
 //! ```
 //!
 //! The agent lives in the initramfs and keeps its own `/proc`, `/sys` and `/dev` there; commands

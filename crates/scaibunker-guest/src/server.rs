@@ -139,7 +139,6 @@ async fn route(
 ) -> Result<Response<Body>, AgentError> {
     let done = respond(StatusCode::NO_CONTENT, Body::whole(Bytes::new()));
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/ping") => Ok(done),
         (&Method::POST, "/prepare") => {
             agent.prepare(read_json::<Prepare>(request).await?).await?;
             Ok(done)

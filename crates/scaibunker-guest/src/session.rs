@@ -1,8 +1,8 @@
 //! One connection of the host, cut out of a port that knows no connections.
 //!
 //! Bytes of a dead connection may still be in the port when the next one begins, and a quick
-//! reconnection passes unnoticed by `read`. Both are told by the HTTP/2 preface: a session
-//! starts at one, and a preface where a frame should start is the next session's.
+//! reconnection passes unnoticed by `read`. Both are told by the [`Greeting`]: a session starts
+//! with one, and a greeting where a frame should start is the next session's.
 
 use std::{
     io,
@@ -15,11 +15,10 @@ use std::{
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::io::Errno;
+use scaibunker_guest_protocol::greeting::Greeting;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{port::Port, watch};
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The driver's buffers are one page each, and a read returns at most one of them.
 const CHUNK_BYTES: usize = 4096;
@@ -38,15 +37,19 @@ impl Carry {
     }
 }
 
-/// Waits for the host and its preface.
+/// Bytes of the HTTP/2 preface, which precedes the first frame.
+const PREFACE_BYTES: usize = 24;
+
+/// Waits for the host and its greeting, and returns the greeting.
 pub async fn accept(port: &Port, carry: &Carry) -> io::Result<PortStream> {
     loop {
         let io = watch(port.connected().await?, Interest::READABLE | Interest::WRITABLE)?;
-        if let Some(received) = find_preface(&io, carry.take()).await? {
+        let Some((greeting, received)) = find_greeting(&io, carry.take()).await? else { continue };
+        if write_all(&io, greeting.as_bytes()).await.is_ok() {
             return Ok(PortStream {
                 io,
                 received,
-                frames: FrameTracker { skip: PREFACE.len(), ..FrameTracker::default() },
+                frames: FrameTracker { skip: PREFACE_BYTES, ..FrameTracker::default() },
                 carry: carry.clone(),
                 has_ended: false,
             });
@@ -54,29 +57,40 @@ pub async fn accept(port: &Port, carry: &Carry) -> io::Result<PortStream> {
     }
 }
 
-/// Reads until the last preface that has arrived; `None` when the host goes before it sent one.
-async fn find_preface(io: &AsyncFd<OwnedFd>, start: BytesMut) -> io::Result<Option<BytesMut>> {
+/// Reads all that has arrived, up to a greeting; `None` when the host goes before it sent one.
+async fn find_greeting(
+    io: &AsyncFd<OwnedFd>,
+    start: BytesMut,
+) -> io::Result<Option<(Greeting, BytesMut)>> {
     let mut received = start;
     let mut chunk = [0; CHUNK_BYTES];
     loop {
         match rustix::io::read(io.get_ref(), &mut chunk[..]) {
             Ok(0) => return Ok(None),
-            Ok(count) => {
-                received.extend_from_slice(&chunk[..count]);
-                skip_to_last_preface(&mut received);
-            }
+            Ok(count) => received.extend_from_slice(&chunk[..count]),
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if received.starts_with(PREFACE) => return Ok(Some(received)),
-            Err(Errno::AGAIN) => io.readable().await?.clear_ready(),
+            Err(Errno::AGAIN) => match Greeting::find_last(&received) {
+                Ok((greeting, rest)) => return Ok(Some((greeting, BytesMut::from(rest)))),
+                Err(_) => io.readable().await?.clear_ready(),
+            },
             Err(error) => return Err(error.into()),
+        }
+        if let Err(useless) = Greeting::find_last(&received) {
+            received.advance(useless);
         }
     }
 }
 
-/// Drops what precedes the last preface, or all that cannot be the start of one.
-fn skip_to_last_preface(received: &mut BytesMut) {
-    let last = received.windows(PREFACE.len()).rposition(|window| window == PREFACE);
-    received.advance(last.unwrap_or_else(|| received.len().saturating_sub(PREFACE.len() - 1)));
+async fn write_all(io: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(io.get_ref(), bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => io.writable().await?.clear_ready(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Follows frame boundaries in a stream of HTTP/2 frames.
@@ -134,9 +148,7 @@ impl PortStream {
             let mut guard = ready!(self.io.poll_read_ready(cx))?;
             match rustix::io::read(self.io.get_ref(), &mut chunk[..]) {
                 Ok(0) => self.has_ended = true,
-                Ok(count)
-                    if self.frames.is_at_boundary() && chunk[..count].starts_with(PREFACE) =>
-                {
+                Ok(count) if self.frames.is_at_boundary() && Greeting::opens(&chunk[..count]) => {
                     self.carry.put(&chunk[..count]);
                     self.has_ended = true;
                 }
@@ -224,26 +236,5 @@ mod tests {
             }
             assert!(tracker.is_at_boundary());
         }
-    }
-
-    #[test]
-    fn a_session_starts_at_the_last_preface() {
-        let mut bytes = BytesMut::from(&b"rest of a dead session"[..]);
-        skip_to_last_preface(&mut bytes);
-        bytes.extend_from_slice(PREFACE);
-        bytes.extend_from_slice(b"abandoned");
-        bytes.extend_from_slice(&PREFACE[..10]);
-        skip_to_last_preface(&mut bytes);
-        bytes.extend_from_slice(&PREFACE[10..]);
-        bytes.extend_from_slice(b"live");
-        skip_to_last_preface(&mut bytes);
-        assert_eq!(bytes, [PREFACE, b"live"].concat());
-    }
-
-    #[test]
-    fn what_cannot_be_a_preface_is_not_kept() {
-        let mut bytes = BytesMut::from(&[b'P'; 10_000][..]);
-        skip_to_last_preface(&mut bytes);
-        assert!(bytes.len() < PREFACE.len());
     }
 }

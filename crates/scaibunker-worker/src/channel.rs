@@ -1,6 +1,9 @@
 //! The channel to one guest agent: HTTP/2 over its virtio port.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, Cursor},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::HeaderValue};
@@ -15,14 +18,20 @@ use scaibunker_guest_protocol::{
     GuestError, MAX_JSON_BYTES,
     exec::ExecSpec,
     frame::{Frame, FrameKind},
+    greeting::Greeting,
 };
 use serde::Serialize;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, join},
+    net::UnixStream,
+    time::{Instant, sleep, timeout},
+};
+use uuid::Uuid;
 
 use crate::{assets::ImageConfig, engine, vm_home::VmHome};
 
-/// How long one try of a session may stay silent before a fresh one is begun: bytes that a
-/// booting guest never read are lost, and the agent's first session may still be starting.
+/// How long a greeting may stay without its echo before a fresh one is sent: bytes that a booting
+/// guest never read are lost.
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(500);
 const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -51,7 +60,7 @@ pub struct GuestChannel {
 }
 
 impl GuestChannel {
-    /// Tries until the agent answers a ping.
+    /// Tries until the agent returns a greeting.
     pub async fn connect(home: &VmHome, limit: Duration) -> Result<Self, ChannelError> {
         let deadline = Instant::now() + limit;
         loop {
@@ -69,7 +78,7 @@ impl GuestChannel {
     }
 
     async fn attempt(home: &VmHome) -> Result<Self, ChannelError> {
-        let stream = engine::channel(home).await?;
+        let stream = greet(engine::channel(home).await?).await?;
         let (sender, connection) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -79,9 +88,7 @@ impl GuestChannel {
             .await?;
         // Ends with the session: when the peer or the last sender goes.
         tokio::spawn(connection);
-        let channel = Self { sender };
-        channel.call(Method::GET, "/ping", Bytes::new(), "").await?;
-        Ok(channel)
+        Ok(Self { sender })
     }
 
     /// Sends `value` as JSON; the agent confirms with an empty answer.
@@ -93,7 +100,7 @@ impl GuestChannel {
         limit: Duration,
     ) -> Result<(), ChannelError> {
         let body = serde_json::to_vec(value).map_err(|e| ChannelError::Connect(e.into()))?;
-        timeout(limit, self.call(Method::POST, path, body.into(), request_id))
+        timeout(limit, self.call(path, body.into(), request_id))
             .await
             .map_err(|_| ChannelError::Timeout { limit_ms: limit.as_millis() })?
     }
@@ -130,15 +137,9 @@ impl GuestChannel {
             .map_err(|_| ChannelError::Timeout { limit_ms: limit.as_millis() })?
     }
 
-    async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-        request_id: &str,
-    ) -> Result<(), ChannelError> {
+    async fn call(&self, path: &str, body: Bytes, request_id: &str) -> Result<(), ChannelError> {
         let body = Full::new(body).map_err(|never| match never {}).boxed();
-        let response = self.send(method, path, body, request_id).await?;
+        let response = self.send(Method::POST, path, body, request_id).await?;
         if response.status() == StatusCode::NO_CONTENT {
             return Ok(());
         }
@@ -174,9 +175,63 @@ impl GuestChannel {
     }
 }
 
+/// Opens a session: what comes before the greeting's echo is an earlier session's.
+async fn greet(mut stream: UnixStream) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + Send> {
+    let greeting = Greeting::new(*Uuid::new_v4().as_bytes());
+    stream.write_all(greeting.as_bytes()).await?;
+    let mut received = Vec::new();
+    let end = loop {
+        if let Some(end) = greeting.end_in(&received) {
+            break end;
+        }
+        let stale = received.len().saturating_sub(greeting.as_bytes().len() - 1);
+        received.drain(..stale);
+        if stream.read_buf(&mut received).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    };
+    received.drain(..end);
+    let (reader, writer) = stream.into_split();
+    Ok(join(Cursor::new(received).chain(reader), writer))
+}
+
 /// A guest's words, fit for a log and an error text: one short line of printable characters.
 #[must_use]
 pub fn printable(text: &str) -> String {
     const MAX_CHARS: usize = 400;
     text.chars().take(MAX_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_an_earlier_session_left_in_the_port_is_dropped() {
+        let (host, mut guest) = UnixStream::pair().unwrap();
+        let agent = tokio::spawn(async move {
+            let earlier = Greeting::new([7; 16]);
+            guest.write_all(&[earlier.as_bytes(), &[1; 100_000]].concat()).await.unwrap();
+            let mut greeting = [0; scaibunker_guest_protocol::greeting::GREETING_BYTES];
+            guest.read_exact(&mut greeting).await.unwrap();
+            guest.write_all(&[&greeting[..], b"live"].concat()).await.unwrap();
+            let mut heard = String::new();
+            guest.read_to_string(&mut heard).await.unwrap();
+            heard
+        });
+        let mut stream = greet(host).await.unwrap();
+        let mut live = [0; 4];
+        stream.read_exact(&mut live).await.unwrap();
+        assert_eq!(&live, b"live");
+        stream.write_all(b"hello").await.unwrap();
+        drop(stream);
+        assert_eq!(agent.await.unwrap(), "hello");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_goes_before_the_echo_is_no_session() {
+        let (host, guest) = UnixStream::pair().unwrap();
+        drop(guest);
+        assert!(greet(host).await.is_err());
+    }
 }
