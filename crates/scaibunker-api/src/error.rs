@@ -45,6 +45,41 @@ error_codes! {
     MethodNotAllowed = "METHOD_NOT_ALLOWED", METHOD_NOT_ALLOWED;
     /// The body is larger than the route takes.
     PayloadTooLarge = "PAYLOAD_TOO_LARGE", PAYLOAD_TOO_LARGE;
+    /// More than a file call takes in one piece; the message names the calls for large files.
+    FileTooLarge = "FILE_TOO_LARGE", PAYLOAD_TOO_LARGE;
+    /// No such file or directory in the bunker.
+    FileNotFound = "FILE_NOT_FOUND", NOT_FOUND;
+    /// The target exists already.
+    FileExists = "FILE_EXISTS", CONFLICT;
+    IsADirectory = "IS_A_DIRECTORY", BAD_REQUEST;
+    NotADirectory = "NOT_A_DIRECTORY", BAD_REQUEST;
+    DirectoryNotEmpty = "DIRECTORY_NOT_EMPTY", CONFLICT;
+    /// A device, pipe or socket where a file was expected.
+    NotARegularFile = "NOT_A_REGULAR_FILE", BAD_REQUEST;
+    /// The user in the bunker that the call acts as may not do this.
+    FileAccessDenied = "FILE_ACCESS_DENIED", FORBIDDEN;
+    /// The path is on a read-only file system, or one that takes no files.
+    ReadOnlyPath = "READ_ONLY_PATH", CONFLICT;
+    /// The bunker's disk is full.
+    NoSpace = "NO_SPACE", INSUFFICIENT_STORAGE;
+    SymlinkLoop = "SYMLINK_LOOP", BAD_REQUEST;
+    NameTooLong = "NAME_TOO_LONG", BAD_REQUEST;
+    /// In use, such as a mount point.
+    FileBusy = "FILE_BUSY", CONFLICT;
+    /// The byte range starts behind the end of the file.
+    RangeNotSatisfiable = "RANGE_NOT_SATISFIABLE", RANGE_NOT_SATISFIABLE;
+    /// The bunker could not do what was asked of its files.
+    FileFailed = "FILE_FAILED", BAD_GATEWAY;
+    /// Nothing was uploaded under this key, or it was committed or has expired.
+    UploadNotFound = "UPLOAD_NOT_FOUND", NOT_FOUND;
+    /// The bunker knows no such command, or has forgotten it.
+    ExecNotFound = "EXEC_NOT_FOUND", NOT_FOUND;
+    /// The command has ended already.
+    ExecEnded = "EXEC_ENDED", CONFLICT;
+    /// The command's standard input has been closed.
+    StdinClosed = "STDIN_CLOSED", CONFLICT;
+    /// Another client has taken the shell over.
+    ShellTakenOver = "SHELL_TAKEN_OVER", CONFLICT;
     /// The image does not exist for this caller.
     ImageNotFound = "IMAGE_NOT_FOUND", NOT_FOUND;
     /// The network profile is not available to this caller.

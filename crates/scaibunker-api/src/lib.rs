@@ -7,9 +7,11 @@ pub mod bunker;
 pub mod envelope;
 pub mod error;
 pub mod exec;
+pub mod file;
 pub mod ids;
 pub mod image;
 pub mod permission;
+pub mod shell;
 pub mod time;
 pub mod worker;
 

@@ -9,7 +9,23 @@
 //! | `GET /bunkers/{id}` | one [`BunkerReport`], 404 when the worker does not hold it |
 //! | `PUT /bunkers/{id}` | [`StartBunker`] → [`BunkerReport`] once the bunker runs; idempotent |
 //! | `DELETE /bunkers/{id}` | frees everything, forgets the bunker; idempotent, 204 |
-//! | `POST /bunkers/{id}/exec` | exec frames both ways (`scaibunker-guest-protocol`), the first an [`StartExec`] |
+//! | `POST /bunkers/{id}/exec` | starts a command: exec frames both ways (`scaibunker-guest-protocol`), see below |
+//! | `GET /bunkers/{id}/execs` | [`ExecReport`] of every command it runs or remembers, oldest first |
+//! | `GET /bunkers/{id}/execs/{exec_id}` | one [`ExecReport`] |
+//! | `POST /bunkers/{id}/execs/{exec_id}/attach?from_seq=` | joins a command: exec frames both ways |
+//! | `POST /bunkers/{id}/execs/{exec_id}/signal` | [`SendSignal`]; 204 |
+//! | `POST /bunkers/{id}/execs/{exec_id}/resize` | [`ResizeTerminal`]; 204 |
+//! | `DELETE /bunkers/{id}/execs/{exec_id}` | kills the command's processes and forgets it; 204 |
+//! | `… /bunkers/{id}/files…` | the guest's own routes (`scaibunker-guest-protocol::files`), passed on |
+//! | `POST /bunkers/{id}/files/commit` | [`CommitFile`] → the guest's entry; puts an object of the storage proxy into the bunker |
+//!
+//! An exec stream towards the worker is a `Spec` frame with a [`StartExec`] (not on `attach`), then
+//! `Stdin` frames and at most one `StdinEnd`. Its end without `StdinEnd` closes the input of an
+//! attached command; that of a detached one or a shell stays open. Back come `Started` (an
+//! [`ExecStarted`]), output, `Gap`s (an `OutputGap`) and at last `Exit` (an [`ExecEnd`]) or `Error`.
+//! Output frames are numbered: the first after `Started` has its `next_seq`, each the one after its
+//! predecessor's; a `Gap` names the next one's number. Giving the stream up cancels an attached
+//! command.
 //!
 //! The answers of `POST /workers/register` ([`Registered`]) and `POST /workers/{id}/heartbeat` (an
 //! empty object) are in the envelope of [`crate::envelope`], as those of every route of the API; a
@@ -24,13 +40,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    exec::Command,
+    error::ErrorBody,
+    exec::{Command, ExecMode},
     ids::{BunkerId, ExecId, WorkerId},
     time,
 };
 
 /// Version of everything in this module; a controller refuses a worker that is more than one off.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Value of the `Upgrade` header with which a worker asks for its link.
 pub const LINK_PROTOCOL: &str = "scaibunker-link";
@@ -117,11 +134,95 @@ pub struct StartBunker {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartExec {
     pub exec_id: ExecId,
-    pub command: Command,
+    pub mode: ExecMode,
+    /// `None`: the user's login shell.
+    pub command: Option<Command>,
     pub cwd: Option<String>,
     pub env: BTreeMap<String, String>,
     pub user: Option<String>,
-    pub timeout_s: u64,
+    /// `None`: no time limit.
+    pub timeout_s: Option<u64>,
+    /// Given for a shell.
+    pub terminal: Option<ResizeTerminal>,
+    /// Keep the whole of an output that is longer than an answer carries, in the object store.
+    pub keep_output: bool,
+}
+
+/// The body of `…/resize` on the link: a terminal's size in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResizeTerminal {
+    pub cols: u16,
+    pub rows: u16,
+}
+
+/// The body of `…/signal` on the link: a signal's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendSignal {
+    pub signal: i32,
+}
+
+/// A `Started` frame on the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecStarted {
+    pub exec_id: ExecId,
+    pub pid: u32,
+    /// Number of the first output frame that follows.
+    pub next_seq: u64,
+}
+
+/// An `Exit` frame on the link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecEnd {
+    pub exit_code: i32,
+    /// Number of the signal that ended the command.
+    pub signal: Option<i32>,
+    pub timed_out: bool,
+    pub oom_killed: bool,
+    pub duration_ms: u64,
+    pub stdout_bytes: u64,
+    pub stderr_bytes: u64,
+    /// What was kept of an output longer than an answer carries.
+    pub kept: KeptOutput,
+}
+
+/// Names of the objects `output/{bunker_id}/{name}` that hold whole outputs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptOutput {
+    pub stdout: Option<String>,
+    pub stderr: Option<String>,
+    /// Why one is missing or not whole.
+    pub error: Option<String>,
+}
+
+/// What a worker knows of one command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecReport {
+    pub exec_id: ExecId,
+    pub mode: ExecMode,
+    pub command: Option<Command>,
+    pub pid: Option<u32>,
+    pub started_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+    pub first_seq: u64,
+    pub next_seq: u64,
+    pub state: ExecState,
+}
+
+/// The states of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ExecState {
+    Running,
+    Exited { end: ExecEnd },
+    Failed { error: ErrorBody },
+}
+
+/// The body of `POST /bunkers/{id}/files/commit` on the link; where it goes is in the header of the
+/// guest's `PUT /files`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitFile {
+    /// Key of the object at the storage proxy, such as `files/{bunker_id}/{name}`.
+    pub key: String,
 }
 
 /// Whether a worker can be given bunkers.

@@ -7,19 +7,38 @@ use serde::{Deserialize, Serialize};
 /// Grace between SIGTERM and SIGKILL when a command reaches its time limit, in milliseconds.
 pub const KILL_GRACE_MS: u64 = 5_000;
 
-/// What to run. `argv` is never empty.
+/// What to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecSpec {
     /// Names the exec in the agent's log and its cgroup; `[a-z0-9_]` only.
     pub exec_id: String,
     pub request_id: String,
+    /// Empty: the user's login shell.
     pub argv: Vec<String>,
     /// `None`: the user's home directory.
     pub cwd: Option<String>,
     pub env: BTreeMap<String, String>,
     /// Name or `uid[:gid]`, looked up in the bunker's own passwd file.
     pub user: String,
-    pub timeout_ms: u64,
+    /// `None`: no time limit.
+    pub timeout_ms: Option<u64>,
+    /// Run in a terminal of this size, with all output as standard output.
+    #[serde(default)]
+    pub terminal: Option<TerminalSize>,
+}
+
+/// A terminal's size in characters; neither is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    pub cols: u16,
+    pub rows: u16,
+}
+
+/// The body of `POST /execs/{id}/signal`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendSignal {
+    /// Number of the signal, 1 to 64.
+    pub signal: i32,
 }
 
 /// The command runs.

@@ -1,7 +1,7 @@
 //! Frames of an exec stream: one byte of kind, four bytes of little-endian length, the payload.
 //!
 //! ```text
-//! host → guest:  Spec  (Stdin* StdinEnd)?  Signal*
+//! host → guest:  Spec  Stdin*  StdinEnd?
 //! guest → host:  (Started (Stdout | Stderr)* Exit) | Error
 //! ```
 
@@ -23,18 +23,18 @@ pub enum FrameKind {
     Stdin = 2,
     /// Standard input ends here; empty.
     StdinEnd = 3,
-    /// JSON number of a signal for the command's process group.
-    Signal = 4,
-    /// JSON [`crate::exec::Started`].
+    /// JSON [`crate::exec::Started`]; on the link an `ExecStarted`.
     Started = 16,
     /// Bytes of standard output.
     Stdout = 17,
     /// Bytes of standard error.
     Stderr = 18,
-    /// JSON [`crate::exec::Exit`]; the last frame.
+    /// JSON [`crate::exec::Exit`]; on the link an `ExecEnd`. The last frame.
     Exit = 19,
     /// JSON [`crate::GuestError`]; on the link an error body. The last frame.
     Error = 20,
+    /// On the link only: output is missing here; JSON `OutputGap`.
+    Gap = 21,
 }
 
 impl FrameKind {
@@ -43,12 +43,12 @@ impl FrameKind {
             Self::Spec,
             Self::Stdin,
             Self::StdinEnd,
-            Self::Signal,
             Self::Started,
             Self::Stdout,
             Self::Stderr,
             Self::Exit,
             Self::Error,
+            Self::Gap,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)

@@ -7,13 +7,18 @@
 //! | `POST /prepare` | [`identity::Prepare`] → mounts the disks, takes a first identity; once, before the template is kept; 204 |
 //! | `POST /identify` | [`identity::Identity`] → new entropy, clock and names; 204 |
 //! | `POST /exec` | exec frames both ways, see [`frame`] |
+//! | `POST /execs/{id}/signal` | [`exec::SendSignal`] → the command's process group; 204 |
+//! | `POST /execs/{id}/resize` | [`exec::TerminalSize`] → the command's terminal; 204 |
+//! | `…/files…` | see [`files`] |
 //! | `GET /log` | the agent's own log lines, newline-delimited JSON ([`log::LogLine`]), without end |
 //!
 //! A failure is [`GuestError`] as JSON with status 4xx or 5xx. Nothing the guest says is trusted
 //! by the host: every frame and every body is bounded.
 
 pub mod exec;
+pub mod files;
 pub mod frame;
+pub mod frame_reader;
 pub mod greeting;
 pub mod identity;
 pub mod log;
@@ -32,14 +37,36 @@ pub const SCRATCH_DISK_SERIAL: &str = "scratch";
 /// Largest JSON body either side reads, in bytes.
 pub const MAX_JSON_BYTES: usize = 2 * 1024 * 1024;
 
-/// Whose fault a failure is.
+/// What kind of failure it is, and so whose fault.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuestErrorKind {
-    /// The request can never work in this bunker: no such user, no such directory.
+    /// The request can never work in this bunker: no such user, no such working directory.
     Invalid,
     /// The request comes at the wrong time: not prepared yet, prepared already, an id in use.
     Conflict,
+    /// No such file, directory or running command.
+    NotFound,
+    /// The target exists already.
+    Exists,
+    IsADirectory,
+    NotADirectory,
+    DirectoryNotEmpty,
+    /// A device, pipe or socket where a file was expected.
+    NotARegularFile,
+    /// The user the call acts as may not do this.
+    AccessDenied,
+    /// The path is on a read-only file system, or one that takes no files.
+    ReadOnly,
+    /// The bunker's disk or quota is full, or the file would be too large for it.
+    NoSpace,
+    /// Too many symbolic links on the way.
+    SymlinkLoop,
+    NameTooLong,
+    /// In use, such as a mount point.
+    Busy,
+    /// The byte range starts behind the end of the file.
+    RangeNotSatisfiable,
     /// The guest could not do it.
     #[default]
     Failed,

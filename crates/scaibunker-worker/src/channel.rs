@@ -119,7 +119,8 @@ impl GuestChannel {
             cwd: None,
             env: image.env.clone(),
             user: image.user.clone(),
-            timeout_ms: limit.as_millis() as u64,
+            timeout_ms: Some(limit.as_millis() as u64),
+            terminal: None,
         };
         let spec = Frame::json(FrameKind::Spec, &spec).map_err(io::Error::other)?.encode();
         let end = Frame::data(FrameKind::StdinEnd, Bytes::new()).encode();

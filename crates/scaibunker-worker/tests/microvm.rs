@@ -94,7 +94,8 @@ async fn run(vm: &Vm, line: &str) -> (Exit, String) {
         cwd: None,
         env: BTreeMap::from([("PATH".into(), "/bin:/usr/bin".into())]),
         user: "root".into(),
-        timeout_ms: 20_000,
+        timeout_ms: Some(20_000),
+        terminal: None,
     };
     let mut wire = Frame::json(FrameKind::Spec, &spec).unwrap().encode().to_vec();
     wire.extend(Frame::data(FrameKind::StdinEnd, Bytes::new()).encode());

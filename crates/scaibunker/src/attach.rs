@@ -149,6 +149,8 @@ mod tests {
             oom_killed: false,
             truncated: false,
             full_output_ref: None,
+            full_stderr_ref: None,
+            full_output_error: None,
             duration_ms: 1,
         }
     }

@@ -61,11 +61,14 @@ pub fn prepare(
     }
     let start = StartExec {
         exec_id,
-        command: request.command,
+        mode: scaibunker_api::exec::ExecMode::Attached,
+        command: Some(request.command),
         cwd: request.cwd,
         env: request.env,
         user: request.user,
-        timeout_s: request.timeout_s.min(LONGEST_TIMEOUT_S),
+        timeout_s: Some(request.timeout_s.min(LONGEST_TIMEOUT_S)),
+        terminal: None,
+        keep_output: false,
     };
     Ok(PreparedExec { start, stdin })
 }
@@ -144,6 +147,7 @@ mod tests {
             timeout_s: 60,
             stream: false,
             detach: false,
+            stdin_open: None,
         }
     }
 
@@ -189,7 +193,7 @@ mod tests {
         };
         let prepared = prepare(&actor(Permission::ALL), script, ExecId::generate()).unwrap();
         assert_eq!(prepared.stdin, [0, 255]);
-        assert_eq!(prepared.start.timeout_s, LONGEST_TIMEOUT_S);
+        assert_eq!(prepared.start.timeout_s, Some(LONGEST_TIMEOUT_S));
     }
 
     #[test]

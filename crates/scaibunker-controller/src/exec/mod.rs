@@ -99,7 +99,7 @@ impl Execs {
         };
         self.store.touch_bunker(id, Timestamp::now()).await?;
         let exec_id = prepared.start.exec_id;
-        let limit = Duration::from_secs(prepared.start.timeout_s) + OUTER_BOUND;
+        let limit = Duration::from_secs(prepared.start.timeout_s.unwrap_or(0)) + OUTER_BOUND;
         let deadline = Instant::now() + limit;
         let input = frames_of(&prepared).map_err(|error| {
             tracing::error!(error = chain(&error), "a command does not fit into frames");

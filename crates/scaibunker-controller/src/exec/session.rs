@@ -95,11 +95,13 @@ impl ExecSession {
                     oom_killed: exit.oom_killed,
                     truncated: false,
                     full_output_ref: None,
+                    full_stderr_ref: None,
+                    full_output_error: None,
                     duration_ms: exit.duration_ms,
                 }))
             }
             FrameKind::Error => Err(frame.parse::<ErrorBody>().map_err(unreadable)?),
-            FrameKind::Spec | FrameKind::Stdin | FrameKind::StdinEnd | FrameKind::Signal => {
+            FrameKind::Spec | FrameKind::Stdin | FrameKind::StdinEnd | FrameKind::Gap => {
                 tracing::warn!(kind = ?frame.kind, "a worker sent a frame that is not its to send");
                 let message = "the worker broke the protocol of exec streams";
                 Err(ErrorBody::new(ErrorCode::BunkerLost, message))

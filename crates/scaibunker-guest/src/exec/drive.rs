@@ -138,7 +138,6 @@ async fn feed(stdin: &mut Input, mut frames: Frames, leader: u32) -> Result<(), 
         match frame.kind {
             FrameKind::Stdin => stdin.write_all(frame.payload).await,
             FrameKind::StdinEnd => stdin.close(),
-            FrameKind::Signal => signal_group(leader, frame.parse()?),
             kind => return Err(StreamError::Unexpected(kind)),
         }
     }

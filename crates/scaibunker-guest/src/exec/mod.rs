@@ -79,7 +79,7 @@ async fn run(
     let mut command = None;
     let outcome = async {
         let (prepared, starter) = Command::prepare(&agent, &root, &spec)?;
-        let time_limit = Duration::from_millis(spec.timeout_ms);
+        let time_limit = Duration::from_millis(spec.timeout_ms.unwrap_or(u64::MAX));
         drive(command.insert(prepared), starter, time_limit, frames, &to_host).await
     };
     let last = match outcome.await {
@@ -111,7 +111,8 @@ pub async fn warm_up(agent: &Agent, root: &Arc<BunkerRoot>, argv: Vec<String>) {
         cwd: None,
         env: Default::default(),
         user: "0".to_owned(),
-        timeout_ms: 0,
+        timeout_ms: None,
+        terminal: None,
     };
     let Ok((mut command, starter)) = Command::prepare(agent, root, &spec) else { return };
     command.streams.stdin.close();

@@ -88,8 +88,9 @@ async fn read_start(input: &mut FrameReader<Body>) -> Result<StartExec, ErrorBod
 /// The command's own environment wins over the bunker's, and that over the image's.
 fn guest_spec(start: StartExec, claim: &Claim, request_id: &str) -> ExecSpec {
     let argv = match start.command {
-        Command::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
-        Command::Argv(argv) => argv,
+        Some(Command::Shell(line)) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
+        Some(Command::Argv(argv)) => argv,
+        None => Vec::new(),
     };
     let mut env = claim.env.clone();
     env.extend(start.env);
@@ -100,7 +101,8 @@ fn guest_spec(start: StartExec, claim: &Claim, request_id: &str) -> ExecSpec {
         cwd: start.cwd,
         env,
         user: start.user.unwrap_or_else(|| claim.image_user.clone()),
-        timeout_ms: start.timeout_s.saturating_mul(1000),
+        timeout_ms: start.timeout_s.map(|seconds| seconds.saturating_mul(1000)),
+        terminal: None,
     }
 }
 
@@ -151,7 +153,7 @@ fn refused(error: &GuestError) -> ErrorBody {
     let code = match error.kind {
         GuestErrorKind::Invalid => ErrorCode::ValidationError,
         GuestErrorKind::Conflict => ErrorCode::BunkerNotRunning,
-        GuestErrorKind::Failed => ErrorCode::ExecFailed,
+        _ => ErrorCode::ExecFailed,
     };
     ErrorBody::new(code, printable(&error.message))
 }
@@ -180,8 +182,7 @@ async fn carry(
     let feed = async {
         // A caller that stops sending, well or badly, ends the input; the answer goes on.
         while let Ok(Some(frame)) = input.next().await {
-            let allowed =
-                matches!(frame.kind, FrameKind::Stdin | FrameKind::StdinEnd | FrameKind::Signal);
+            let allowed = matches!(frame.kind, FrameKind::Stdin | FrameKind::StdinEnd);
             if !allowed || to_guest.send(frame.encode()).await.is_err() {
                 break;
             }

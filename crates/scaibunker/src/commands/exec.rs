@@ -63,6 +63,7 @@ pub fn request(argv: Vec<String>) -> ExecRequest {
         timeout_s: DEFAULT_TIMEOUT_S,
         stream: false,
         detach: false,
+        stdin_open: None,
     }
 }
 
