@@ -284,7 +284,7 @@ async fn run(
     stdin: Vec<u8>,
     output: &mpsc::Sender<Option<Frame>>,
 ) -> Result<(), mpsc::error::SendError<Option<Frame>>> {
-    let Command::Argv(argv) = start.command else { panic!("this worker has no shell") };
+    let Some(Command::Argv(argv)) = start.command else { panic!("this worker has no shell") };
     let out = |bytes: Vec<u8>| Some(Frame::data(FrameKind::Stdout, bytes.into()));
     let started = Frame::json(FrameKind::Started, &Started { pid: 42 }).unwrap();
     output.send(Some(started)).await?;
