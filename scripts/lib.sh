@@ -43,6 +43,20 @@ build_guest_agent() {
         cargo build --profile guest --target x86_64-unknown-linux-gnu -p scaibunker-guest
 }
 
+# Client libraries of Python that tests use, in a place of their own below target/tools.
+PYTHON_PACKAGES=(boto3==1.44.5 sseclient-py==1.8.0 websockets==13.1)
+
+need_python_packages() {
+    python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3 python3-venv
+    local dir=target/tools/python
+    [ "$(cat "$dir/installed" 2>/dev/null)" = "${PYTHON_PACKAGES[*]}" ] && return
+    say "installing Python packages for tests: ${PYTHON_PACKAGES[*]}"
+    rm -rf "$dir"
+    python3 -m venv "$dir"
+    "$dir/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}"
+    echo "${PYTHON_PACKAGES[*]}" >"$dir/installed"
+}
+
 # What the build needs, and what a running server needs.
 BUILD_PACKAGES=(gcc libc6-dev)
 RUN_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs uidmap)

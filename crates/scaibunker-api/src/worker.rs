@@ -13,6 +13,7 @@
 //! | `GET /bunkers/{id}/execs` | [`ExecReport`] of every command it runs or remembers, oldest first |
 //! | `GET /bunkers/{id}/execs/{exec_id}` | one [`ExecReport`] |
 //! | `POST /bunkers/{id}/execs/{exec_id}/attach?from_seq=` | joins a command: exec frames both ways |
+//! | `POST /bunkers/{id}/execs/{exec_id}/input` | `Stdin` frames and at most one `StdinEnd`; 204 once the command's input has taken them |
 //! | `POST /bunkers/{id}/execs/{exec_id}/signal` | [`SendSignal`]; 204 |
 //! | `POST /bunkers/{id}/execs/{exec_id}/resize` | [`ResizeTerminal`]; 204 |
 //! | `DELETE /bunkers/{id}/execs/{exec_id}` | kills the command's processes and forgets it; 204 |

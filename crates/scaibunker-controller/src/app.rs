@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use scaibunker_storage::WorkerToken;
+use scaibunker_storage::{Objects, WorkerToken};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     bunkers::Bunkers,
     exec::Execs,
+    files::{Files, Transfers},
     fleet::Fleet,
     store::{Store, StoreError},
     tasks::Reconciler,
@@ -19,8 +20,13 @@ pub struct App {
     pub fleet: Arc<Fleet>,
     pub bunkers: Arc<Bunkers>,
     pub execs: Execs,
+    pub files: Files,
+    pub transfers: Transfers,
+    pub objects: Objects,
     pub reconciler: Reconciler,
     pub worker_token: WorkerToken,
+    /// Where clients find this server, if the operator says so.
+    pub public_url: Option<String>,
     /// Work that outlives the request which began it.
     pub tasks: TaskTracker,
     /// Cancelled when the process is asked to end: no new connections.
@@ -31,31 +37,43 @@ pub struct App {
     pub stopped: CancellationToken,
 }
 
+/// What the parts are built on.
+pub struct Foundations {
+    pub store: Store,
+    pub objects: Objects,
+    pub worker_token: WorkerToken,
+    pub stale_after: Duration,
+    pub public_url: Option<String>,
+}
+
 impl App {
-    /// Wires the parts around an open database.
-    pub async fn wire(
-        store: Store,
-        worker_token: WorkerToken,
-        stale_after: Duration,
-    ) -> Result<Arc<Self>, StoreError> {
+    /// Wires the parts around an open database and object store.
+    pub async fn wire(foundations: Foundations) -> Result<Arc<Self>, StoreError> {
+        let Foundations { store, objects, worker_token, stale_after, public_url } = foundations;
         let live = store.live_bunkers(None).await?;
         let (workers, images) = (store.workers().await?, store.images().await?);
         let fleet = Arc::new(Fleet::restore(workers, images, &live, stale_after));
-        let (tasks, drained) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
+        let drained = CancellationToken::new();
         let bunkers =
             Bunkers::new(store.clone(), Arc::clone(&fleet), tasks.clone(), drained.clone());
-        let execs =
-            Execs::new(store.clone(), Arc::clone(&fleet), Arc::clone(&bunkers), drained.clone());
+        let execs = Execs::new(Arc::clone(&bunkers), drained.clone());
+        let files = Files::new(Arc::clone(&bunkers), draining.clone());
+        let transfers = Transfers::new(Arc::clone(&bunkers), objects.clone());
         let reconciler = Reconciler::new(store.clone(), Arc::clone(&fleet), Arc::clone(&bunkers));
         Ok(Arc::new(Self {
             store,
             fleet,
             bunkers,
             execs,
+            files,
+            transfers,
+            objects,
             reconciler,
             worker_token,
+            public_url,
             tasks,
-            draining: CancellationToken::new(),
+            draining,
             drained,
             stopped: CancellationToken::new(),
         }))

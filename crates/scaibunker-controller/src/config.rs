@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use scaibunker_api::worker::HEARTBEAT_INTERVAL_S;
+use scaibunker_storage::S3Config;
 
 /// Heartbeats that a worker may miss before it counts as offline.
 const DEFAULT_STALE_MULTIPLIER: u32 = 3;
@@ -18,6 +19,22 @@ pub struct ControllerConfig {
     pub worker_stale_after: Duration,
     /// How long requests may take to end once the process is asked to.
     pub drain_limit: Duration,
+    /// Where objects are: outputs, uploads and what else is too large for the database.
+    pub objects: ObjectsConfig,
+    /// Signs URLs of objects in a directory. `None`: a random one that stays in the data directory.
+    pub capability_secret: Option<String>,
+    /// Where clients find this server, such as `https://bunkers.example`, without a path: the base
+    /// of signed URLs. `None`: `http://` and the `Host` that a request names.
+    pub public_url: Option<String>,
+}
+
+/// An object store.
+#[derive(Debug, Clone, Default)]
+pub enum ObjectsConfig {
+    /// `objects` in the data directory.
+    #[default]
+    Directory,
+    S3(S3Config),
 }
 
 impl ControllerConfig {
@@ -30,6 +47,9 @@ impl ControllerConfig {
             worker_stale_after: Duration::from_secs(HEARTBEAT_INTERVAL_S)
                 * DEFAULT_STALE_MULTIPLIER,
             drain_limit: Duration::from_secs(10),
+            objects: ObjectsConfig::default(),
+            capability_secret: None,
+            public_url: None,
         }
     }
 }
@@ -40,6 +60,8 @@ impl fmt::Debug for ControllerConfig {
             .field("data_dir", &self.data_dir)
             .field("worker_stale_after", &self.worker_stale_after)
             .field("drain_limit", &self.drain_limit)
+            .field("objects", &self.objects)
+            .field("public_url", &self.public_url)
             .finish_non_exhaustive()
     }
 }

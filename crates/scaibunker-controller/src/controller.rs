@@ -2,13 +2,13 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use scaibunker_storage::WorkerToken;
+use scaibunker_storage::{Objects, SigningSecret, WorkerToken};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::App,
-    config::ControllerConfig,
+    app::{App, Foundations},
+    config::{ControllerConfig, ObjectsConfig},
     data_dir::{DataDir, DataDirError},
     http,
     server::{self, Endings},
@@ -54,9 +54,25 @@ impl Controller {
         let store = Store::open(&data_dir.database()).await?;
         data_dir.ensure_admin_key(&store).await?;
         let worker_token = WorkerToken::new(&config.worker_token);
-        let objects = scaibunker_storage::open_directory(&data_dir.objects())?;
-        let storage = scaibunker_storage::router(objects, worker_token.clone());
-        let app = App::wire(store, worker_token, config.worker_stale_after).await?;
+        let objects = match config.objects {
+            ObjectsConfig::S3(s3) => Objects::s3(s3)?,
+            ObjectsConfig::Directory => {
+                let secret = match config.capability_secret {
+                    Some(secret) => secret,
+                    None => data_dir.capability_secret()?,
+                };
+                Objects::directory(&data_dir.objects(), SigningSecret::new(&secret))?
+            }
+        };
+        let storage = scaibunker_storage::router(objects.clone(), worker_token.clone());
+        let app = App::wire(Foundations {
+            store,
+            objects,
+            worker_token,
+            stale_after: config.worker_stale_after,
+            public_url: config.public_url,
+        })
+        .await?;
         Ok(Self { app, storage, drain_limit: config.drain_limit, data_dir })
     }
 

@@ -14,7 +14,10 @@ use sha2::{Digest as _, Sha256};
 use crate::store::{Store, StoreError};
 
 /// What every API key starts with.
-const KEY_PREFIX: &str = "sgk_";
+pub(crate) const KEY_PREFIX: &str = "sgk_";
+
+/// A secret in a file that is shorter than this was cut off.
+const MIN_SECRET_CHARS: usize = 32;
 
 /// The data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +29,7 @@ pub enum DataDirError {
         path.display()
     )]
     InUse { path: PathBuf },
-    #[error("the system gave no random bytes for the admin key")]
+    #[error("the system gave no random bytes for a secret")]
     Random(#[source] io::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -74,6 +77,11 @@ impl DataDir {
         self.path.join("objects")
     }
 
+    /// The secret that signs URLs, when the operator gives none.
+    pub fn capability_secret(&self) -> Result<String, DataDirError> {
+        kept_secret(&self.path.join("capability.secret"))
+    }
+
     /// Makes sure that the key file holds a key which the database accepts. A key that is lost or
     /// does not match is replaced, and the old one is worth nothing from then on.
     pub async fn ensure_admin_key(&self, store: &Store) -> Result<(), DataDirError> {
@@ -90,9 +98,24 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
-        let key = new_key()?;
+        let key = format!("{KEY_PREFIX}{}", random_hex()?);
         store.replace_bootstrap_key(&hash_of(&key), Timestamp::now()).await?;
         write_privately(&path, &key).map_err(failed)
+    }
+}
+
+/// The secret in `path`; one is made if there is none.
+fn kept_secret(path: &Path) -> Result<String, DataDirError> {
+    let failed = |source| DataDirError::Io { path: path.to_owned(), source };
+    match fs::read_to_string(path) {
+        Ok(secret) if secret.trim().len() >= MIN_SECRET_CHARS => Ok(secret.trim().to_owned()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        // None yet, or a damaged one: no more than the URLs that it signed are lost with it.
+        Ok(_) | Err(_) => {
+            let secret = random_hex()?;
+            write_privately(path, &secret).map_err(failed)?;
+            Ok(secret)
+        }
     }
 }
 
@@ -102,16 +125,16 @@ pub fn hash_of(key: &str) -> String {
     crate::hex(&Sha256::digest(key))
 }
 
-fn new_key() -> Result<String, DataDirError> {
+fn random_hex() -> Result<String, DataDirError> {
     let mut bits = [0u8; 32];
     // Reads of up to 256 bytes are never short.
     getrandom(&mut bits, GetRandomFlags::empty()).map_err(|e| DataDirError::Random(e.into()))?;
-    Ok(format!("{KEY_PREFIX}{}", crate::hex(&bits)))
+    Ok(crate::hex(&bits))
 }
 
 /// The file is complete and private from the moment it has its name.
 fn write_privately(path: &Path, key: &str) -> io::Result<()> {
-    let draft = path.with_extension("key.new");
+    let draft = path.with_extension("new");
     match fs::remove_file(&draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -166,6 +189,19 @@ mod tests {
         let database = fs::read(dir.database()).unwrap();
         let secret = key.trim().trim_start_matches(KEY_PREFIX).as_bytes();
         assert!(!database.windows(secret.len()).any(|window| window == secret));
+    }
+
+    #[test]
+    fn the_secret_that_signs_is_private_and_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::lock(temp.path()).unwrap();
+        let file = temp.path().join("capability.secret");
+        let first = dir.capability_secret().unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(dir.capability_secret().unwrap(), first);
+        fs::write(&file, "cut off").unwrap();
+        let second = dir.capability_secret().unwrap();
+        assert!(second != first && second.len() == 64);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 pub use scaibunker_api::error::chain;
 use scaibunker_api::error::{ErrorBody, ErrorCode};
 
-use crate::{domain::placement::NoPlace, store::StoreError};
+use crate::{domain::placement::NoPlace, fleet::LinkError, store::StoreError};
 
 /// A call to a service failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,5 +26,29 @@ impl Failure {
 impl From<NoPlace> for Failure {
     fn from(reason: NoPlace) -> Self {
         Self::Refused(reason.into())
+    }
+}
+
+/// What the caller is told when a worker does not do what it was asked for a running bunker.
+impl From<LinkError> for ErrorBody {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Refused(error) if error.code == ErrorCode::NotFound => {
+                let message = "the bunker's worker no longer holds it";
+                Self::new(ErrorCode::BunkerNotRunning, message)
+            }
+            LinkError::Refused(error) => error,
+            error => {
+                tracing::warn!(error = chain(&error), "the way to a bunker broke");
+                let message = format!("the bunker was lost while the request ran: {error}");
+                Self::new(ErrorCode::BunkerLost, message)
+            }
+        }
+    }
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        Self::Refused(error.into())
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP API, rules, store and fleet of the control plane.
 //!
 //! Imports go one way: `http` reads requests and calls the services (`bunkers`, `exec`,
-//! `workers`), which decide by the rules of `domain` and carry out on `store` and `fleet`; `tasks`
+//! `files`, `workers`), which decide by the rules of `domain` and carry out on `store` and `fleet`; `tasks`
 //! does the same without requests. Only `store` knows SQL, only `fleet` speaks over links, and
 //! `domain` does neither.
 
@@ -13,6 +13,7 @@ mod data_dir;
 mod domain;
 mod exec;
 mod failure;
+mod files;
 mod fleet;
 mod http;
 mod server;
@@ -21,7 +22,7 @@ mod tasks;
 mod workers;
 
 pub use self::{
-    config::ControllerConfig,
+    config::{ControllerConfig, ObjectsConfig},
     controller::{Controller, ControllerError},
     data_dir::DataDirError,
     store::StoreError,

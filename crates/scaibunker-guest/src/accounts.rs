@@ -1,7 +1,7 @@
 //! Who a command runs as, by the bunker's own passwd and group files. The C library's lookups
 //! are not used: in a static program they load plugins, and they would read the agent's root.
 
-use crate::error::AgentError;
+use crate::{error::AgentError, root::BunkerRoot, root_files};
 
 /// An identity to run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ fn passwd_entries(passwd: &str) -> impl Iterator<Item = PasswdEntry<'_>> {
         let name = fields.next().filter(|name| !name.is_empty())?;
         let (_password, uid, gid) = (fields.next()?, fields.next()?, fields.next()?);
         let (_gecos, home, shell) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(PasswdEntry { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home, shell })
+        Some(PasswdEntry { name, uid: parse_id(uid)?, gid: parse_id(gid)?, home, shell })
     })
 }
 
@@ -45,8 +45,16 @@ fn group_entries(group: &str) -> impl Iterator<Item = GroupEntry<'_>> {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
         let (_password, gid, members) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(GroupEntry { name, gid: gid.parse().ok()?, members })
+        Some(GroupEntry { name, gid: parse_id(gid)?, members })
     })
+}
+
+/// [`look_up`] in the files of `root`.
+pub fn find(user: &str, root: &BunkerRoot) -> Result<Account, AgentError> {
+    let read = |path: &str| {
+        root_files::read(root.dir(), path).map_err(AgentError::io(format!("read /{path}")))
+    };
+    look_up(user, &read("etc/passwd")?, &read("etc/group")?)
 }
 
 /// Looks up `name` or `uid`, each with an optional `:group` or `:gid`.
@@ -157,6 +165,19 @@ mod tests {
         for user in ["nobody", "", "user:none", "-1", "+5", "4294967295", "4294967296", "0x0"] {
             assert!(look_up(user, PASSWD, GROUP).is_err(), "{user}");
         }
+    }
+
+    #[test]
+    fn hostile_files_are_survived() {
+        bolero::check!()
+            .with_type::<(String, String, String)>()
+            .with_test_time(std::time::Duration::from_secs(1))
+            .for_each(|(user, passwd, group)| {
+                if let Ok(account) = look_up(user, passwd, group) {
+                    assert!(account.groups.len() <= MAX_GROUPS);
+                    assert_ne!(account.uid, u32::MAX);
+                }
+            });
     }
 
     proptest! {

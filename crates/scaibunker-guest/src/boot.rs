@@ -15,16 +15,19 @@ use rustix::{
     fs::Mode,
     io::Errno,
     mount::{MountFlags, mount},
-    process::umask,
+    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask},
 };
 
 use crate::{cgroup::BunkerCgroup, check, error::AgentError, log::Log, port::Port};
 
-/// Stack of a worker thread: they only open files and start commands.
+/// Stack of a thread that starts a command.
 pub const THREAD_STACK_BYTES: usize = 128 * 1024;
 
 /// Commands that are being started at the same time; each occupies a thread until it runs.
 pub const MAX_THREADS: usize = 32;
+
+/// For the agent: a command needs six, and a call on files up to one a directory level.
+const OPEN_FILES: Rlimit = Rlimit { current: Some(16_384), maximum: Some(1 << 20) };
 
 /// Where the initramfs keeps kernel modules; their names sort in loading order.
 const MODULES_DIR: &str = "/modules";
@@ -58,6 +61,11 @@ pub struct Booted {
 pub fn boot() -> Result<Booted, AgentError> {
     umask(Mode::from_raw_mode(0o022));
     bound_the_heap();
+    // Threads that act for a user must not be that user's to trace, nor their files in `/proc`
+    // that user's to open.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(AgentError::io("keep the agent's memory to itself"))?;
+    setrlimit(Resource::Nofile, OPEN_FILES).map_err(AgentError::io("raise the file limit"))?;
     let hardened = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount_at("devtmpfs", "/dev", MountFlags::NOSUID)?;
     mount_at("proc", "/proc", hardened | MountFlags::NODEV)?;

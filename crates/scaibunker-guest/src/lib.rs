@@ -18,6 +18,7 @@ mod boot;
 mod cgroup;
 mod error;
 mod exec;
+mod files;
 mod identity;
 mod log;
 mod port;

@@ -100,6 +100,12 @@ impl BunkerRoot {
         Ok(root)
     }
 
+    /// A directory in the bunker's place.
+    #[cfg(test)]
+    pub fn at(dir: &std::path::Path) -> Self {
+        Self { dir: fs::File::open(dir).unwrap().into() }
+    }
+
     /// The root directory.
     pub fn dir(&self) -> &OwnedFd {
         &self.dir

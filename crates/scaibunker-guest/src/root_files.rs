@@ -10,15 +10,35 @@ use std::{
 use rustix::{
     fs::{FileType, Mode, OFlags, ResolveFlags, fstat, ftruncate, openat2},
     io::Errno,
+    path::Arg,
 };
 
 /// Longest file the agent reads from a bunker; passwd files are far smaller.
 const MAX_READ_BYTES: u64 = 1 << 20;
 
-/// Opens `path` as a process whose root is `root` would.
-pub fn open(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+/// A rename beside a path with `..` makes the kernel ask for another attempt.
+const MAX_ATTEMPTS: usize = 64;
+
+/// Opens `path` as a process whose root is `root` would, but for the links in `/proc` that lead
+/// to a process's own root, files and directories: those would be the agent's.
+pub fn open<P: Arg + Copy>(
+    root: &OwnedFd,
+    path: P,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    openat2(root, path, flags | OFlags::CLOEXEC | OFlags::NONBLOCK, mode, resolve)
+    let mut flags = flags | OFlags::CLOEXEC;
+    if !flags.contains(OFlags::PATH) {
+        flags |= OFlags::NONBLOCK | OFlags::NOCTTY;
+    }
+    let mut attempts = 1;
+    loop {
+        match openat2(root, path, flags, mode, resolve) {
+            Err(Errno::AGAIN | Errno::INTR) if attempts < MAX_ATTEMPTS => attempts += 1,
+            opened => return opened,
+        }
+    }
 }
 
 fn regular(fd: OwnedFd) -> io::Result<OwnedFd> {

@@ -26,7 +26,8 @@ use crate::{
     body::Body,
     cgroup::BunkerCgroup,
     error::AgentError,
-    exec,
+    exec::{self, Running},
+    files::{self, FileThreads},
     identity::{self, EntropyPool},
     log::Log,
     reaper::Reaper,
@@ -35,19 +36,28 @@ use crate::{
 };
 
 /// Requests at the same time; a host that wants more waits.
-const MAX_STREAMS: u32 = 256;
+const MAX_STREAMS: u32 = 128;
 
-/// Input a command has not read is kept up to this size. The connection's window has room for
-/// every stream's, so that a command that does not read stops no other.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// Input that a command has not read is kept up to a window's size. The connection's window has
+/// room for every stream's, so that a command that does not read stops no other; all together are
+/// at most this part of the memory, where that allows for windows worth having.
+const MAX_MEMORY_SHARE: u64 = 8;
+const MIN_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const MAX_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// Large frames, as each one costs both sides work of its own.
+const MAX_FRAME_BYTES: u32 = 256 * 1024;
 
 /// Output on its way to a host that does not read, per command.
-const SEND_BUFFER_BYTES: usize = 128 * 1024;
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
 /// Log lines on their way to the host.
 const QUEUED_LINES: usize = 16;
+
+/// Before the id of a command that runs.
+const EXECS: &str = "/execs/";
 
 const REQUEST_ID_HEADER: &str = "x-request-id";
 
@@ -60,6 +70,8 @@ pub struct Agent {
     pub cgroup: BunkerCgroup,
     pub reaper: Reaper,
     pub log: Log,
+    pub running: Running,
+    file_threads: FileThreads,
     entropy: EntropyPool,
     /// Set at the first `prepare`: a failed one leaves half a root, and the host ends the VM.
     is_prepared: AtomicBool,
@@ -73,6 +85,8 @@ impl Agent {
             cgroup,
             reaper,
             log,
+            running: Running::default(),
+            file_threads: FileThreads::default(),
             entropy: EntropyPool::open()?,
             is_prepared: AtomicBool::new(false),
             root: OnceLock::new(),
@@ -99,16 +113,26 @@ impl Agent {
     }
 }
 
+/// What the host may send on one stream before somebody reads.
+fn stream_window_bytes(memory_bytes: u64) -> u32 {
+    let share = memory_bytes / MAX_MEMORY_SHARE / u64::from(MAX_STREAMS);
+    let share = u32::try_from(share).unwrap_or(u32::MAX);
+    share.clamp(MIN_STREAM_WINDOW_BYTES, MAX_STREAM_WINDOW_BYTES)
+}
+
 /// Serves one session to its end. Commands that still run then are killed.
 pub async fn serve(agent: &Arc<Agent>, stream: PortStream) {
     let service = service_fn(|request| {
         let agent = Arc::clone(agent);
         async move { Ok::<_, Infallible>(answer(agent, request).await) }
     });
+    let info = rustix::system::sysinfo();
+    let window = stream_window_bytes(u64::from(info.mem_unit) * info.totalram);
     let session = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(STREAM_WINDOW_BYTES * MAX_STREAMS)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window * MAX_STREAMS)
+        .max_frame_size(MAX_FRAME_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(MAX_HEADER_BYTES)
@@ -128,7 +152,7 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Response<Body>
             let message = format!("{path} failed: {}", error.chain());
             agent.log.write(LogLine { message, request_id, exec_id: None });
             let body = serde_json::to_vec(&error.to_guest_error()).unwrap_or_default();
-            respond(status(&error), Body::whole(body))
+            respond(error.status(), Body::whole(body))
         }
     }
 }
@@ -158,6 +182,24 @@ async fn route(
             tokio::spawn(agent.log.clone().follow(sender));
             Ok(respond(StatusCode::OK, Body::stream(Vec::new(), lines)))
         }
+        (&Method::POST, path) if path.starts_with(EXECS) => {
+            match path[EXECS.len()..].split_once('/') {
+                Some((exec_id, "signal")) => {
+                    let exec_id = exec_id.to_owned();
+                    agent.running.signal(&exec_id, read_json(request).await?)?;
+                }
+                Some((exec_id, "resize")) => {
+                    let exec_id = exec_id.to_owned();
+                    agent.running.resize(&exec_id, read_json(request).await?)?;
+                }
+                _ => return Err(AgentError::Unknown(format!("the agent does not know {path}"))),
+            }
+            Ok(done)
+        }
+        (_, path) if path == files::ROUTE || path.starts_with(files::ROUTES) => {
+            let root = Arc::clone(agent.root()?);
+            files::serve(&agent.file_threads, root, request).await
+        }
         (method, path) => {
             let message = format!("the agent does not know {method} {path}");
             Err(AgentError::Unknown(message))
@@ -180,16 +222,19 @@ fn respond(status: StatusCode, body: Body) -> Response<Body> {
     response
 }
 
-fn status(error: &AgentError) -> StatusCode {
-    match error {
-        AgentError::Invalid(_) => StatusCode::BAD_REQUEST,
-        AgentError::Unknown(_) => StatusCode::NOT_FOUND,
-        AgentError::Conflict(_) => StatusCode::CONFLICT,
-        AgentError::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
 fn request_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(REQUEST_ID_HEADER)?.to_str().ok()?;
     (!id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES).then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unread_input_takes_a_bounded_share_of_the_memory() {
+        assert_eq!(stream_window_bytes(32 << 20), MIN_STREAM_WINDOW_BYTES);
+        assert_eq!(stream_window_bytes(128 << 20), 128 * 1024);
+        assert_eq!(stream_window_bytes(64 << 30), MAX_STREAM_WINDOW_BYTES);
+    }
 }

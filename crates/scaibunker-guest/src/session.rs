@@ -141,44 +141,49 @@ pub struct PortStream {
     has_ended: bool,
 }
 
-impl PortStream {
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut chunk = [0; CHUNK_BYTES];
-        loop {
-            let mut guard = ready!(self.io.poll_read_ready(cx))?;
-            match rustix::io::read(self.io.get_ref(), &mut chunk[..]) {
-                Ok(0) => self.has_ended = true,
-                Ok(count) if self.frames.is_at_boundary() && Greeting::opens(&chunk[..count]) => {
-                    self.carry.put(&chunk[..count]);
-                    self.has_ended = true;
-                }
-                Ok(count) => self.received.extend_from_slice(&chunk[..count]),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => {
-                    guard.clear_ready();
-                    continue;
-                }
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-            return Poll::Ready(Ok(()));
-        }
-    }
-}
-
 impl Read for PortStream {
+    /// Reads until `buf` is full or nothing more is there: the driver hands out one page at a
+    /// time, and the HTTP/2 decoder works best on large pieces.
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.received.is_empty() && !this.has_ended {
-            ready!(this.poll_fill(cx))?;
+        let Self { io, received, frames, carry, has_ended } = &mut *self;
+        if !received.is_empty() {
+            let count = received.len().min(buf.remaining());
+            frames.advance(&received[..count]);
+            buf.put_slice(&received[..count]);
+            received.advance(count);
+            return Poll::Ready(Ok(()));
         }
-        let count = this.received.len().min(buf.remaining());
-        this.frames.advance(&this.received[..count]);
-        buf.put_slice(&this.received[..count]);
-        this.received.advance(count);
+        let room = buf.remaining();
+        while buf.remaining() == room && room > 0 && !*has_ended {
+            let mut ready = ready!(io.poll_read_ready(cx))?;
+            while buf.remaining() > 0 && !*has_ended {
+                // SAFETY: written to by the kernel alone.
+                let space = unsafe { buf.as_mut() };
+                match rustix::io::read(io.get_ref(), space) {
+                    Ok(([], _)) => *has_ended = true,
+                    Ok((chunk, _)) if frames.is_at_boundary() && Greeting::opens(chunk) => {
+                        carry.put(chunk);
+                        *has_ended = true;
+                    }
+                    Ok((chunk, _)) => {
+                        frames.advance(chunk);
+                        let count = chunk.len();
+                        // SAFETY: the kernel has written that many.
+                        unsafe { buf.advance(count) };
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => {
+                        ready.clear_ready();
+                        break;
+                    }
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                }
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -221,6 +226,27 @@ mod tests {
         let mut frame = vec![0, (length >> 8) as u8, length as u8, 0, 0, 0, 0, 0, 1];
         frame.resize(frame.len() + length, 7);
         frame
+    }
+
+    #[test]
+    fn hostile_bytes_are_survived_in_any_pieces() {
+        bolero::check!()
+            .with_type::<(Vec<u8>, u8)>()
+            .with_test_time(std::time::Duration::from_secs(1))
+            .for_each(|(bytes, piece)| {
+                let (mut whole, mut pieces) = (FrameTracker::default(), FrameTracker::default());
+                whole.advance(bytes);
+                for chunk in bytes.chunks(usize::from(*piece).max(1)) {
+                    pieces.advance(chunk);
+                }
+                assert_eq!(whole.is_at_boundary(), pieces.is_at_boundary());
+                assert_eq!(whole.skip, pieces.skip);
+                if let Ok((greeting, rest)) = Greeting::find_last(bytes) {
+                    assert!(
+                        greeting.end_in(bytes).is_some_and(|end| end <= bytes.len() - rest.len())
+                    );
+                }
+            });
     }
 
     #[test]

@@ -1,15 +1,29 @@
-//! Object store adapter and the storage proxy's routes.
+//! Object store adapters, signed URLs and the storage proxy's routes.
 //!
 //! The proxy streams objects between workers and the object store, so that workers never hold the
-//! store's credentials.
+//! store's credentials. [`Objects`] is the store: a directory of this machine, or S3.
 
+mod access;
 mod directory;
+mod error;
 mod key;
+mod objects;
 mod proxy;
+mod range;
+mod read;
+mod s3;
+mod s3_transport;
+mod segments;
+mod signed_url;
+mod upload;
 mod worker_token;
 
 pub use self::{
-    directory::{OpenError, open_directory},
+    error::{OpenError, StorageError},
+    objects::{Objects, PresignedPut},
     proxy::router,
+    read::ObjectBody,
+    s3::S3Config,
+    signed_url::SigningSecret,
     worker_token::WorkerToken,
 };

@@ -18,6 +18,8 @@ pub struct WorkerConfig {
     pub accelerator: AcceleratorChoice,
     /// Base URL of the controller, such as `http://127.0.0.1:8420`.
     pub controller_url: String,
+    /// Base URL of the storage proxy, where it is not the controller's.
+    pub storage_url: Option<String>,
     /// The secret that workers and controllers share.
     pub worker_token: String,
     /// Built-in images to offer, by name.

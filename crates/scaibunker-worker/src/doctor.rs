@@ -302,6 +302,7 @@ mod tests {
             qemu: program.to_path_buf(),
             accelerator: crate::config::AcceleratorChoice::Probe,
             controller_url: String::new(),
+            storage_url: None,
             worker_token: String::new(),
             images: Vec::new(),
             pool_size: 0,

@@ -5,12 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 use http::Method;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::BodyExt as _;
 use scaibunker_api::ids::BunkerId;
 use scaibunker_guest_protocol::log::LogLine;
 use tokio::time::{Duration, Instant};
 
-use crate::channel::{GuestChannel, printable};
+use crate::channel::{GuestBody, GuestChannel, printable};
 
 /// An agent writes a few lines a command; a guest that writes more than this a second is flooding.
 const MAX_LINES_A_SECOND: u32 = 200;
@@ -21,8 +21,8 @@ pub type Owner = Arc<OnceLock<BunkerId>>;
 
 /// Logs the agent's lines until the session ends, or until the guest breaks the bounds.
 pub async fn follow(channel: GuestChannel, owner: Owner) {
-    let body = Empty::new().map_err(|never| match never {}).boxed();
-    let Ok(response) = channel.send(Method::GET, "/log", body, "").await else { return };
+    let sent = channel.send(Method::GET, "/log", GuestBody::Empty, "").await;
+    let Ok(response) = sent else { return };
     let mut body = response.into_body();
     let mut pending = BytesMut::new();
     let mut budget = Budget::new();

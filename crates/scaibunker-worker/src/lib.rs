@@ -7,13 +7,20 @@ pub mod channel;
 pub mod config;
 pub mod doctor;
 pub mod engine;
+pub mod execs;
+#[cfg(test)]
+mod guest_double;
 pub mod guest_log;
+mod http_client;
 pub mod jail;
 pub mod link;
 pub mod pool;
 pub mod scratch;
 pub mod seat;
+pub mod storage;
 pub mod supervisor;
+#[cfg(test)]
+mod test_server;
 pub mod vm;
 pub mod vm_home;
 pub mod worker;

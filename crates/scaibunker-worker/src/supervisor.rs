@@ -16,24 +16,31 @@ use scaibunker_api::{
     ids::BunkerId,
     worker::{BunkerReport, StartBunker, WorkerBunkerState},
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     chain,
     channel::GuestChannel,
     engine::Shape,
+    execs::Execs,
     jail::{Cgroup, JailedProcess},
     pool::Pool,
     vm::{Vm, VmError},
     vm_home::{Claim, ProcessMark, VmHome},
 };
 
-/// What an exec needs to know of a running bunker.
+/// Calls on files of one bunker at once. The guest serves 256 streams: all of these and every
+/// command leave it room for signals.
+const MAX_FILE_CALLS: usize = 64;
+
+/// What a call on a running bunker needs.
 #[derive(Debug, Clone)]
 pub struct Guest {
     pub channel: GuestChannel,
     pub claim: Claim,
+    /// One permit for each call on files.
+    pub file_calls: Arc<Semaphore>,
 }
 
 #[derive(Debug, Clone)]
@@ -47,6 +54,7 @@ enum State {
 struct Bunker {
     state: watch::Sender<State>,
     stop: CancellationToken,
+    execs: Arc<Execs>,
 }
 
 /// All bunkers of the worker.
@@ -124,6 +132,7 @@ impl Supervisor {
         let bunker = Arc::new(Bunker {
             state: watch::Sender::new(State::Starting),
             stop: CancellationToken::new(),
+            execs: Arc::default(),
         });
         bunkers.insert(id, Arc::clone(&bunker));
         (bunker, true)
@@ -161,7 +170,10 @@ impl Supervisor {
         let reason = match running {
             Ok((vm, (channel, Some(claim)))) => {
                 tracing::info!(bunker_id = %id, "bunker runs");
-                bunker.state.send_replace(State::Running(Guest { channel, claim }));
+                bunker.execs.record_in(vm.home().path());
+                let file_calls = Arc::new(Semaphore::new(MAX_FILE_CALLS));
+                let guest = Guest { channel, claim, file_calls };
+                bunker.state.send_replace(State::Running(guest));
                 let reason = tokio::select! {
                     reason = vm.ended() => reason,
                     () = bunker.stop.cancelled() => "deleted".to_owned(),
@@ -194,7 +206,13 @@ impl Supervisor {
         self.bunkers().remove(&id);
     }
 
-    /// What a running bunker's exec needs.
+    /// The commands of a bunker, also of one that has ended.
+    pub fn execs(&self, id: BunkerId) -> Result<Arc<Execs>, ErrorBody> {
+        let bunkers = self.bunkers();
+        bunkers.get(&id).map(|bunker| Arc::clone(&bunker.execs)).ok_or_else(|| unknown(id))
+    }
+
+    /// What a call on a running bunker needs.
     pub fn guest(&self, id: BunkerId) -> Result<Guest, ErrorBody> {
         let bunker = self.bunkers().get(&id).cloned().ok_or_else(|| unknown(id))?;
         match &*bunker.state.borrow() {
@@ -241,8 +259,9 @@ impl Supervisor {
         for home in VmHome::scan(&self.pool.host().vms_dir)? {
             let process = home.record().process.and_then(same_process);
             match (home.record().claim.as_ref().map(|claim| claim.bunker_id), process) {
-                (Some(id), Some(process)) => self.adopt(id, home, process),
+                (Some(id), Some(process)) => self.adopt(id, home, process).await,
                 (Some(id), None) => {
+                    self.restore_execs(id, &home).await;
                     self.reap(home, None).await;
                     let reason = "its VM had ended when the worker came back".to_owned();
                     tracing::info!(bunker_id = %id, reason, "bunker ended");
@@ -254,8 +273,15 @@ impl Supervisor {
         Ok(())
     }
 
-    fn adopt(self: &Arc<Self>, id: BunkerId, home: VmHome, process: JailedProcess) {
+    async fn restore_execs(&self, id: BunkerId, home: &VmHome) -> Arc<Bunker> {
         let (bunker, _) = self.entry(id);
+        bunker.execs.record_in(home.path());
+        bunker.execs.restore().await;
+        bunker
+    }
+
+    async fn adopt(self: &Arc<Self>, id: BunkerId, home: VmHome, process: JailedProcess) {
+        let bunker = self.restore_execs(id, &home).await;
         let supervisor = Arc::clone(self);
         self.tasks.spawn(async move {
             let adopted = supervisor.pool.host().adopt(home, process).await;
@@ -278,6 +304,21 @@ impl Supervisor {
     pub async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+#[cfg(test)]
+impl Supervisor {
+    /// Holds a bunker that runs already, whose guest is a double.
+    pub fn insert_running(&self, id: BunkerId, guest: Guest, vm_dir: &std::path::Path) {
+        let (bunker, _) = self.entry(id);
+        bunker.execs.record_in(vm_dir);
+        bunker.state.send_replace(State::Running(guest));
+    }
+
+    /// Ends such a bunker.
+    pub fn set_ended(&self, id: BunkerId, reason: &str) {
+        self.entry(id).0.state.send_replace(State::Ended { reason: reason.to_owned() });
     }
 }
 

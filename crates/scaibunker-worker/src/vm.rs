@@ -211,6 +211,12 @@ impl Vm {
         self.channel.clone().ok_or_else(missing)
     }
 
+    /// The directory of the VM.
+    #[must_use]
+    pub fn home(&self) -> &VmHome {
+        &self.seat.home
+    }
+
     /// The bunker that owns the VM.
     #[must_use]
     pub fn owner(&self) -> Option<&Claim> {

@@ -5,6 +5,7 @@
 //!                        scratch.ext4  the writable disk
 //!                        qmp.sock, agent.sock
 //!                        stderr        what the VMM printed
+//!                        execs/        detached commands, see `execs`
 //! ```
 //!
 //! A record without a claim belongs to the warm pool; a restarted server frees its VM. One with a
@@ -136,6 +137,12 @@ impl VmHome {
         let next = self.path.join("record.json.next");
         fs::write(&next, serde_json::to_vec(&self.record)?)?;
         fs::rename(next, self.path.join("record.json"))
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The directory's name, which is the VM's id.

@@ -29,6 +29,7 @@ use crate::{
     pool::Pool,
     scratch::{ScratchDisks, ScratchError},
     seat::{Seat, SeatError, UidSlots},
+    storage::{StorageClient, StorageError},
     supervisor::Supervisor,
     vm::{Host, VmError},
 };
@@ -57,6 +58,8 @@ pub enum WorkerError {
     Vm(#[from] VmError),
     #[error(transparent)]
     Link(#[from] LinkError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     #[error("no image to offer: name at least one")]
     NoImage,
 }
@@ -88,6 +91,8 @@ impl Worker {
         let kernel = assets::kernel(&config.cache_dir, &config.guest_agent, progress).await?;
         let images = bake(&config, progress).await?;
         let controller = ControllerClient::new(&config.controller_url, &config.worker_token)?;
+        let storage_url = config.storage_url.as_ref().unwrap_or(&config.controller_url);
+        let storage = Arc::new(StorageClient::new(storage_url, &config.worker_token)?);
 
         let capacity = capacity(&config);
         let cgroups = cgroups();
@@ -126,6 +131,7 @@ impl Worker {
         let linked = Link {
             controller,
             supervisor: Arc::clone(&supervisor),
+            storage,
             introduction,
             remember: Box::new(move |id| remember_id(&data_dir, id)),
             is_up: up,

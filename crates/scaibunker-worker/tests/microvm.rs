@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use http::Method;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use scaibunker_api::ids::{BunkerId, ExecId};
 use scaibunker_guest_protocol::{
     exec::{ExecSpec, Exit},
@@ -21,6 +21,7 @@ use scaibunker_guest_protocol::{
 };
 use scaibunker_worker::{
     assets,
+    channel::GuestBody,
     engine::{
         Shape,
         qemu::{Accelerator, Qemu, version},
@@ -99,7 +100,7 @@ async fn run(vm: &Vm, line: &str) -> (Exit, String) {
     };
     let mut wire = Frame::json(FrameKind::Spec, &spec).unwrap().encode().to_vec();
     wire.extend(Frame::data(FrameKind::StdinEnd, Bytes::new()).encode());
-    let body = Full::new(Bytes::from(wire)).map_err(|never| match never {}).boxed();
+    let body = GuestBody::Whole(Bytes::from(wire));
     let channel = vm.channel().unwrap();
     let response = channel.send(Method::POST, "/exec", body, "req_test").await.unwrap();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();

@@ -9,13 +9,14 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use scaibunker_api::{
-    exec::{ExecOutcome, ExecRequest},
-    ids::BunkerId,
+    error::ErrorCode,
+    exec::{ExecInput, ExecOutcome, ExecRequest},
+    ids::{BunkerId, ExecId},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::{
-    client::{Client, ExecEvent},
+    client::{Client, ClientError, ExecEvent, ExecStream},
     exit::{self, Failure},
     output::{self, Output},
     signals::Stop,
@@ -24,8 +25,20 @@ use crate::{
 /// Input that a command can be given. It travels in the request, so it is bounded like one.
 const MAX_INPUT_BYTES: u64 = 1024 * 1024;
 
+/// Bytes of streamed input in one call.
+const INPUT_PIECE: usize = 256 * 1024;
+
 /// Silence on standard input after which a person is told what the program waits for.
 const INPUT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the command's standard input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// It is in the request, or there is none.
+    InRequest,
+    /// From this program's standard input, while the command runs.
+    Streamed,
+}
 
 /// Runs the command and gives the code to exit with. Its output is passed on while it runs, or
 /// printed as the API's answer with --json.
@@ -33,6 +46,7 @@ pub async fn run(
     client: &Client,
     id: BunkerId,
     request: ExecRequest,
+    input: Input,
     output: Output,
     stop: &Stop,
 ) -> Result<u8, Failure> {
@@ -41,7 +55,7 @@ pub async fn run(
         biased;
         // Dropping the call closes its connection, which ends the command.
         signal = stop.requested() => return Err(Failure::Stopped(signal)),
-        outcome = execute(client, id, request, output) => outcome?,
+        outcome = execute(client, id, request, input, output) => outcome?,
     };
     explain(&outcome, timeout_s, output);
     Ok(exit_code(&outcome))
@@ -51,6 +65,7 @@ async fn execute(
     client: &Client,
     id: BunkerId,
     request: ExecRequest,
+    input: Input,
     output: Output,
 ) -> Result<ExecOutcome, Failure> {
     if output.is_json() {
@@ -58,22 +73,52 @@ async fn execute(
         output.document(&answer)?;
         return Ok(answer.outcome);
     }
-    let mut events = client.exec_stream(id, &ExecRequest { stream: true, ..request }).await?;
-    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-    let mut outcome = None;
+    let stdin_open = (input == Input::Streamed).then_some(true);
+    let request = ExecRequest { stream: true, stdin_open, ..request };
+    let mut events = client.exec_stream(id, &request).await?;
+    if input == Input::InRequest {
+        return to_the_end(&mut events, output).await;
+    }
+    let started = match events.next().await? {
+        Some(ExecEvent::Started(started)) => started,
+        _ => return Err(anyhow!("the server did not say that the command has started").into()),
+    };
+    tokio::select! {
+        biased;
+        outcome = to_the_end(&mut events, output) => outcome,
+        failure = feed(client, id, started.exec_id) => Err(failure),
+    }
+}
+
+/// Shows what a command says until it ends.
+pub async fn to_the_end(events: &mut ExecStream, output: Output) -> Result<ExecOutcome, Failure> {
     loop {
-        match events.next().await {
-            Ok(Some(ExecEvent::Started(_))) => {}
-            Ok(Some(ExecEvent::Stdout(bytes))) => write(&mut stdout, &bytes).await?,
-            Ok(Some(ExecEvent::Stderr(bytes))) => write(&mut stderr, &bytes).await?,
-            Ok(Some(ExecEvent::Exit(exit))) => outcome = Some(exit),
-            Ok(None) => break,
-            // How the command ended is known; what the connection does after that is nothing.
-            Err(_) if outcome.is_some() => break,
-            Err(error) => return Err(error.into()),
+        match events.next().await? {
+            Some(event) => {
+                if let Some(outcome) = show(event, output).await? {
+                    // How the command ended is known; what the connection does after that is
+                    // nothing.
+                    return Ok(outcome);
+                }
+            }
+            None => {
+                let silence = "the server ended the output without saying how the command ended";
+                return Err(anyhow!(silence).into());
+            }
         }
     }
-    Ok(outcome.context("the server ended the output without saying how the command ended")?)
+}
+
+/// Passes output on; gives the outcome once there is one.
+pub async fn show(event: ExecEvent, output: Output) -> Result<Option<ExecOutcome>, Failure> {
+    match event {
+        ExecEvent::Started(_) => {}
+        ExecEvent::Stdout(bytes) => write(&mut tokio::io::stdout(), &bytes).await?,
+        ExecEvent::Stderr(bytes) => write(&mut tokio::io::stderr(), &bytes).await?,
+        ExecEvent::Gap(_) => output.note("some output is missing here; it is no longer at hand"),
+        ExecEvent::Exit(outcome) => return Ok(Some(outcome)),
+    }
+    Ok(None)
 }
 
 /// Writes through: a person sees a prompt when the command prints it, and what comes on the two
@@ -81,6 +126,37 @@ async fn execute(
 async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), Failure> {
     to.write_all(bytes).await.map_err(output::write_failed)?;
     to.flush().await.map_err(output::write_failed)
+}
+
+/// Passes standard input on to a running command; comes back only when that fails. A command that
+/// takes no more is none of that.
+async fn feed(client: &Client, id: BunkerId, exec_id: ExecId) -> Failure {
+    match try_feed(client, id, exec_id).await {
+        Ok(()) => std::future::pending().await,
+        Err(Failure::Error(error)) if takes_no_more(&error) => std::future::pending().await,
+        Err(failure) => failure,
+    }
+}
+
+async fn try_feed(client: &Client, id: BunkerId, exec_id: ExecId) -> Result<(), Failure> {
+    let mut stdin = tokio::io::stdin();
+    let mut piece = vec![0; INPUT_PIECE];
+    loop {
+        let length = stdin.read(&mut piece).await.context("cannot read standard input")?;
+        let data_base64 = (length > 0).then(|| STANDARD.encode(&piece[..length]));
+        let input = ExecInput { data: None, data_base64, eof: length == 0 };
+        client.exec_input(id, exec_id, &input).await?;
+        if length == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn takes_no_more(error: &anyhow::Error) -> bool {
+    let ended = [ErrorCode::StdinClosed, ErrorCode::ExecEnded, ErrorCode::ExecNotFound];
+    error
+        .downcast_ref::<ClientError>()
+        .is_some_and(|error| ended.iter().any(|code| code.as_str() == error.code()))
 }
 
 /// What the exit code alone does not tell.
@@ -91,12 +167,21 @@ fn explain(outcome: &ExecOutcome, timeout_s: u64, output: Output) {
     if outcome.oom_killed {
         output.note("the bunker ran out of memory; --memory gives a new one more");
     }
-    if let (true, Some(whole)) = (outcome.truncated, &outcome.full_output_ref) {
-        output.note(&format!("the output was cut; the whole of it is at {whole}"));
+    match (&outcome.full_output_ref, &outcome.full_output_error) {
+        (Some(whole), _) if outcome.truncated => {
+            output.note(&format!("the output was cut; the whole of it is at {whole}"));
+        }
+        (None, Some(error)) => {
+            output.note(&format!(
+                "the output was cut, and the whole of it could not be kept: {error}"
+            ));
+        }
+        _ => {}
     }
 }
 
-fn exit_code(outcome: &ExecOutcome) -> u8 {
+/// The code that tells how a command ended.
+pub fn exit_code(outcome: &ExecOutcome) -> u8 {
     if outcome.timed_out {
         return exit::TIMED_OUT;
     }
@@ -129,8 +214,8 @@ async fn read_bounded(input: impl AsyncRead + Unpin) -> anyhow::Result<Vec<u8>> 
     read.context("cannot read standard input")?;
     if bytes.len() as u64 > MAX_INPUT_BYTES {
         return Err(anyhow!(
-            "standard input is larger than {MAX_INPUT_BYTES} bytes, the most a command can be \
-             given; put the data into the image, or give it in parts to several commands"
+            "standard input is larger than {MAX_INPUT_BYTES} bytes, the most that goes with \
+             the call; `scaibunker exec -i` streams any amount, `scaibunker cp` copies files"
         ));
     }
     Ok(bytes)

@@ -5,8 +5,11 @@
 
 mod density;
 mod exec;
+mod figure;
+mod files;
 mod fleet;
 mod machine;
+mod report;
 mod stats;
 mod tti;
 
@@ -14,7 +17,8 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use scaibunker_api::bunker::CreateBunker;
 
-use self::{density::DensityArgs, exec::ExecBenchArgs, tti::TtiArgs};
+pub use self::machine::field;
+use self::{density::DensityArgs, exec::ExecBenchArgs, files::FilesBenchArgs, tti::TtiArgs};
 use crate::{cli::GlobalArgs, exit::Failure, quantity, signals::Stop};
 
 /// Measure the installation; ends with 1 when any attempt failed
@@ -28,6 +32,7 @@ pub struct BenchArgs {
 enum Bench {
     Tti(TtiArgs),
     Exec(ExecBenchArgs),
+    Files(FilesBenchArgs),
     Density(DensityArgs),
 }
 
@@ -58,6 +63,7 @@ pub async fn run(global: &GlobalArgs, args: BenchArgs) -> Result<u8, Failure> {
     match args.bench {
         Bench::Tti(args) => tti::run(global, &args, stop).await,
         Bench::Exec(args) => exec::run(global, &args, stop).await,
+        Bench::Files(args) => files::run(global, &args, stop).await,
         Bench::Density(args) => density::run(global, &args, stop).await,
     }
 }

@@ -9,8 +9,9 @@ use crate::{
     bench::BenchArgs,
     client::{Client, DEFAULT_URL, Endpoint},
     commands::{
-        completions::CompletionsArgs, create::CreateArgs, doctor::DoctorArgs, exec::ExecArgs,
-        ls::LsArgs, rm::RmArgs, run::RunArgs,
+        completions::CompletionsArgs, cp::CpArgs, create::CreateArgs, doctor::DoctorArgs,
+        exec::ExecArgs, files::FilesArgs, kill::KillArgs, logs::LogsArgs, ls::LsArgs, ps::PsArgs,
+        rm::RmArgs, run::RunArgs, shell::ShellArgs,
     },
     exit::{self, Failure},
     output::Output,
@@ -83,6 +84,12 @@ pub enum Command {
     Create(CreateArgs),
     Ls(LsArgs),
     Exec(ExecArgs),
+    Shell(ShellArgs),
+    Cp(CpArgs),
+    Files(FilesArgs),
+    Ps(PsArgs),
+    Logs(LogsArgs),
+    Kill(KillArgs),
     Rm(RmArgs),
     /// List the images bunkers can be made from
     Images,
@@ -106,7 +113,9 @@ impl Command {
     /// The exit code of a failure that is not the command's in the bunker.
     pub fn failure_code(&self) -> u8 {
         match self {
-            Self::Run(_) | Self::Exec(_) => exit::FAILED_AROUND_COMMAND,
+            Self::Run(_) | Self::Exec(_) | Self::Shell(_) | Self::Logs(_) => {
+                exit::FAILED_AROUND_COMMAND
+            }
             _ => exit::FAILED,
         }
     }

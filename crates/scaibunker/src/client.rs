@@ -4,9 +4,13 @@
 //! [`ClientError`] that keeps the server's code, message and request id apart, because callers
 //! branch on the code and operators look for the request id in the logs.
 
+mod content;
 mod endpoint;
 mod error;
 mod exec_stream;
+mod execs;
+mod files;
+mod shell;
 mod sse;
 mod transport;
 
@@ -16,7 +20,6 @@ use http::Method;
 use scaibunker_api::{
     bunker::{Bunker, BunkerStatus, CreateBunker},
     envelope::{Envelope, ListEnvelope},
-    exec::{ExecAnswer, ExecRequest},
     ids::BunkerId,
     image::Image,
     worker::Worker,
@@ -25,9 +28,12 @@ use serde::de::DeserializeOwned;
 
 use self::transport::{Answer, Transport};
 pub use self::{
+    content::Content,
     endpoint::{DEFAULT_URL, Endpoint},
     error::ClientError,
     exec_stream::{ExecEvent, ExecStream},
+    files::Download,
+    shell::{ShellEvent, ShellReceiver, ShellSender, ShellTarget},
 };
 
 /// Records asked for with one list call; the server's own ceiling.
@@ -46,9 +52,6 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long an answer may take. The longest are creates, which the server ends after 60 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
-
-/// How long past a command's own time limit its answer may come.
-const EXEC_GRACE: Duration = Duration::from_secs(60);
 
 /// A controller and the credential to call it with.
 #[derive(Clone, Debug)]
@@ -126,31 +129,6 @@ impl Client {
         Ok(found.into_values().rev().collect())
     }
 
-    /// Runs a command and returns its collected output.
-    pub async fn exec(
-        &self,
-        id: BunkerId,
-        request: &ExecRequest,
-    ) -> Result<ExecAnswer, ClientError> {
-        let path = format!("/bunkers/{id}/exec");
-        let limit = Duration::from_secs(request.timeout_s).saturating_add(EXEC_GRACE);
-        let answer = self.transport.json(Method::POST, &path, Some(request), limit).await?;
-        Ok(answer.decode::<Envelope<ExecAnswer>>()?.data)
-    }
-
-    /// Runs a command whose output arrives while it runs; `request.stream` must be set. Dropping
-    /// the stream cancels the command.
-    pub async fn exec_stream(
-        &self,
-        id: BunkerId,
-        request: &ExecRequest,
-    ) -> Result<ExecStream, ClientError> {
-        debug_assert!(request.stream, "the server answers with events only if asked to");
-        let path = format!("/bunkers/{id}/exec");
-        let response = self.transport.open(Method::POST, &path, Some(request)).await?;
-        Ok(ExecStream::new(response))
-    }
-
     /// The images bunkers can be made from.
     pub async fn images(&self) -> Result<Vec<Image>, ClientError> {
         self.every_page("/images?").await
@@ -182,13 +160,18 @@ impl Client {
     }
 }
 
-/// `text` as the value of a query parameter: everything but RFC 3986's unreserved is escaped.
+/// `text` as the value of a query parameter.
 fn query_value(text: &str) -> String {
+    escaped(text.as_bytes(), b"")
+}
+
+/// Everything but RFC 3986's unreserved characters and those of `plain` is percent-encoded.
+fn escaped(bytes: &[u8], plain: &[u8]) -> String {
     use std::fmt::Write as _;
 
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+    let mut escaped = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || plain.contains(&byte) {
             escaped.push(char::from(byte));
         } else {
             // Writing to a String cannot fail.
@@ -204,5 +187,6 @@ mod tests {
     fn query_values_are_escaped() {
         assert_eq!(super::query_value("aZ0-._~"), "aZ0-._~");
         assert_eq!(super::query_value("a+b/c=&ü"), "a%2Bb%2Fc%3D%26%C3%BC");
+        assert_eq!(super::escaped(b"/a b/\xff\n", b"/"), "/a%20b/%FF%0A");
     }
 }

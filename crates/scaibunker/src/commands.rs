@@ -1,13 +1,19 @@
 //! The commands, one module each.
 
 pub mod completions;
+pub mod cp;
 pub mod create;
 pub mod doctor;
 pub mod exec;
+pub mod files;
 pub mod inventory;
+pub mod kill;
+pub mod logs;
 pub mod ls;
+pub mod ps;
 pub mod rm;
 pub mod run;
+pub mod shell;
 
 use std::process::ExitCode;
 
@@ -32,12 +38,18 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
     match command {
         Command::Run(args) => return run::run(&global, args).await,
         Command::Exec(args) => return exec::run(&global, args).await,
+        Command::Shell(args) => return shell::run(&global, args).await,
+        Command::Logs(args) => return logs::run(&global, &args).await,
         Command::Bench(args) => return bench::run(&global, args).await,
         Command::Doctor(args) => return doctor::run(&global, &args).await,
         Command::Up(args) => up::run(&global, args).await?,
         Command::Create(args) => create::run(&global, args).await?,
         Command::Ls(args) => ls::run(&global, &args).await?,
         Command::Rm(args) => rm::run(&global, &args).await?,
+        Command::Cp(args) => cp::run(&global, args).await?,
+        Command::Files(args) => files::run(&global, args).await?,
+        Command::Ps(args) => ps::run(&global, &args).await?,
+        Command::Kill(args) => kill::run(&global, args).await?,
         Command::Images => inventory::images(&global).await?,
         Command::Workers => inventory::workers(&global).await?,
         Command::Completions(args) => completions::run(&global, &args)?,

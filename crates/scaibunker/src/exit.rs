@@ -25,8 +25,8 @@ Exit codes:
   130  interrupted with Ctrl-C (143: by SIGTERM, 129: by SIGHUP)
   141  the reader of the output went away
 
-`run` and `exec` end with the command's own code (128 + N when signal N ended it, 126 when it
-cannot be executed, 127 when it is not found), except
+`run`, `exec`, `shell` and `logs -f` end with the command's own code (128 + N when signal N ended
+it, 126 when it cannot be executed, 127 when it is not found), except
   124  the command's time was up
   125  failure of anything but the command";
 

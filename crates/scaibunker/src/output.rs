@@ -66,32 +66,38 @@ impl Output {
 
     /// A spinner for work that takes a while; gone when dropped. Only people at a terminal see it.
     pub fn progress(self, text: &str) -> Progress {
-        let progress = self.progress_of(None);
-        progress.say(text);
-        progress
+        self.progress_of(text, None, "{spinner} {msg}")
     }
 
     /// The same with a count of `steps`.
     pub fn counted_progress(self, text: &str, steps: u64) -> Progress {
-        let progress = self.progress_of(Some(steps));
-        progress.say(text);
-        progress
+        self.progress_of(text, Some(steps), "{spinner} {msg} {pos}/{len}")
     }
 
-    fn progress_of(self, steps: Option<u64>) -> Progress {
+    /// The same for bytes on their way, `total` of them where that is known.
+    pub fn byte_progress(self, text: &str, total: Option<u64>) -> Progress {
+        let template = match total {
+            None => "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}",
+            Some(_) => {
+                "{spinner} {msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} \
+                 {binary_bytes_per_sec} {eta}"
+            }
+        };
+        self.progress_of(text, total, template)
+    }
+
+    fn progress_of(self, text: &str, total: Option<u64>, template: &str) -> Progress {
         if self.json || self.quiet || !io::stderr().is_terminal() {
             return Progress(ProgressBar::hidden());
         }
-        let bar = steps.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-        let template = match steps {
-            None => "{spinner} {msg}",
-            Some(_) => "{spinner} {msg} {pos}/{len}",
-        };
+        let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        let progress = Progress(bar.clone());
+        progress.say(text);
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(100));
-        Progress(bar)
+        progress
     }
 }
 
@@ -108,6 +114,12 @@ impl Progress {
     /// One more step is done.
     pub fn step(&self) {
         self.0.inc(1);
+    }
+
+    /// Counts bytes from elsewhere.
+    pub fn counter(&self) -> impl Fn(u64) + Send + 'static {
+        let bar = self.0.clone();
+        move |bytes| bar.inc(bytes)
     }
 }
 

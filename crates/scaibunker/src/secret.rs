@@ -21,10 +21,15 @@ pub fn make_private_dir(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make {}", path.display()))
 }
 
+/// A secret that the environment holds; an empty one is none.
+pub fn of_environment(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|text| !text.is_empty())
+}
+
 /// The secret of workers: the environment's, else the one in the data directory, made when it is
 /// missing.
 pub fn worker_token(data_dir: &Path) -> anyhow::Result<String> {
-    if let Some(token) = std::env::var(WORKER_TOKEN_VARIABLE).ok().filter(|text| !text.is_empty()) {
+    if let Some(token) = of_environment(WORKER_TOKEN_VARIABLE) {
         return Ok(token);
     }
     let path = data_dir.join("worker.token");

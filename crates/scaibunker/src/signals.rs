@@ -7,7 +7,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::output::Output;
+use crate::{output::Output, terminal};
 
 /// A signal that asks the program to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,9 @@ impl Stop {
         let (sender, requested) = watch::channel(None);
         tokio::spawn(async move {
             sender.send_replace(Some(signals.next().await));
-            process::exit(signals.next().await.exit_code().into());
+            let signal = signals.next().await;
+            terminal::restore();
+            process::exit(signal.exit_code().into());
         });
         Ok(Self { requested })
     }

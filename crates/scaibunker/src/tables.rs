@@ -4,11 +4,13 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use scaibunker_api::{
     bunker::Bunker,
+    exec::{Command, ExecMode, ExecRecord, ExecStatus},
+    file::{FileEntry, FileType},
     image::Image,
     worker::{Worker, WorkerStatus},
 };
 
-use crate::output::printable;
+use crate::{output::printable, sh_quote};
 
 /// Spaces between two columns.
 const GAP: u16 = 2;
@@ -94,6 +96,76 @@ pub fn workers(workers: &[Worker], now: Timestamp) -> Table {
             ]
         }),
     )
+}
+
+/// Commands with how long ago they were started at `now`.
+pub fn execs(execs: &[ExecRecord], now: Timestamp) -> Table {
+    let header = ["ID", "STATUS", "MODE", "PID", "STARTED", "COMMAND"];
+    table(
+        header,
+        execs.iter().map(|exec| {
+            [
+                exec.exec_id.to_string(),
+                exec_status(exec),
+                match exec.mode {
+                    ExecMode::Attached => "attached".to_owned(),
+                    ExecMode::Detached => "detached".to_owned(),
+                    ExecMode::Shell => "shell".to_owned(),
+                },
+                exec.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                ago(exec.started_at, now),
+                match &exec.command {
+                    Some(Command::Shell(line)) => line.clone(),
+                    Some(Command::Argv(words)) => sh_quote::line(words),
+                    None => "(login shell)".to_owned(),
+                },
+            ]
+        }),
+    )
+}
+
+fn exec_status(exec: &ExecRecord) -> String {
+    match (exec.status, &exec.outcome, &exec.error) {
+        (ExecStatus::Running, ..) => "running".to_owned(),
+        (ExecStatus::Exited, Some(outcome), _) => format!("exited {}", outcome.exit_code),
+        (ExecStatus::Exited, None, _) => "exited".to_owned(),
+        (ExecStatus::Failed, _, Some(error)) => format!("failed ({})", error.code.as_str()),
+        (ExecStatus::Failed, _, None) => "failed".to_owned(),
+    }
+}
+
+/// Files of a bunker with when they were changed at `now`.
+pub fn files(entries: &[FileEntry], now: Timestamp) -> Table {
+    let header = ["TYPE", "MODE", "UID", "GID", "BYTES", "CHANGED", "PATH"];
+    table(
+        header,
+        entries.iter().map(|entry| {
+            [
+                file_type(entry.kind).to_owned(),
+                entry.mode.clone(),
+                entry.uid.to_string(),
+                entry.gid.to_string(),
+                entry.size_bytes.to_string(),
+                ago(entry.modified_at, now),
+                match &entry.symlink_target {
+                    Some(target) => format!("{} -> {target}", entry.path),
+                    None => entry.path.clone(),
+                },
+            ]
+        }),
+    )
+}
+
+fn file_type(kind: FileType) -> &'static str {
+    match kind {
+        FileType::File => "file",
+        FileType::Directory => "directory",
+        FileType::Symlink => "link",
+        FileType::BlockDevice => "block device",
+        FileType::CharDevice => "char device",
+        FileType::Fifo => "pipe",
+        FileType::Socket => "socket",
+    }
 }
 
 /// `1500` as `1.5`.

@@ -1,5 +1,7 @@
 //! `scaibunker up`: controller, storage proxy and one worker in this process, over the real link.
 
+mod storage;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -16,6 +18,7 @@ use scaibunker_worker::{
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::storage::StorageArgs;
 use crate::{cli::GlobalArgs, exit::Failure, paths, secret, signals::Stop};
 
 /// Where the server listens unless told otherwise.
@@ -27,17 +30,23 @@ const QEMU: &str = "qemu-system-x86_64";
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Run a whole server on this machine: controller, storage and one worker
+///
+/// Its secrets are made when it first starts and stay in the data directory; the environment
+/// variables SCAIBUNKER_WORKER_TOKEN and SCAIBUNKER_CAPABILITY_SECRET replace them.
 #[derive(Debug, Args)]
 pub struct UpArgs {
     /// Address to listen on
     #[arg(long, env = "SCAIBUNKER_LISTEN", default_value_t = DEFAULT_LISTEN)]
     listen: SocketAddr,
     #[command(flatten)]
+    storage: StorageArgs,
+    #[command(flatten)]
     worker: WorkerArgs,
 }
 
 /// Options of the worker.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Worker")]
 pub struct WorkerArgs {
     /// Directory for kernels and baked images [default: $XDG_CACHE_HOME/scaibunker]
     #[arg(long, env = "SCAIBUNKER_CACHE_DIR", value_name = "DIR")]
@@ -109,6 +118,7 @@ impl WorkerArgs {
                 AcceleratorArg::Tcg => AcceleratorChoice::Tcg,
             },
             controller_url,
+            storage_url: None,
             worker_token,
             images: self.images.clone(),
             pool_size: self.pool_size,
@@ -141,7 +151,12 @@ pub async fn run(global: &GlobalArgs, args: UpArgs) -> Result<(), Failure> {
     let address = listener.local_addr().context("cannot read the listener's address")?;
     let url = format!("http://{address}");
 
-    let config = ControllerConfig::new(data_dir.clone(), worker_token.clone());
+    let config = ControllerConfig {
+        objects: args.storage.objects()?,
+        capability_secret: StorageArgs::capability_secret(),
+        public_url: args.storage.public_url.clone(),
+        ..ControllerConfig::new(data_dir.clone(), worker_token.clone())
+    };
     let controller = Controller::open(config).await.map_err(anyhow::Error::from)?;
     let stop_serving = CancellationToken::new();
     let mut serving = tokio::spawn(controller.serve(listener, stop_serving.clone()));

@@ -3,6 +3,7 @@
 mod create;
 mod end;
 mod key_locks;
+mod reach;
 mod starting;
 mod transition;
 

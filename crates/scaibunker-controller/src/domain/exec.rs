@@ -1,12 +1,14 @@
 //! What an exec request must look like, and what it becomes on the link.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use scaibunker_api::{
     error::ErrorBody,
-    exec::{Command, ExecRequest},
+    exec::{Command, ExecInput, ExecMode, ExecRequest},
     ids::ExecId,
     permission::Permission,
-    worker::StartExec,
+    worker::{ResizeTerminal, StartExec},
 };
 
 use super::{actor::Actor, violations::Violations};
@@ -17,12 +19,25 @@ const MAX_ARGUMENT_BYTES: usize = 128 * 1024;
 const MAX_PATH_BYTES: usize = 4_096;
 /// Ten years stand for "no limit": the sum of any clock and this is still a time.
 const LONGEST_TIMEOUT_S: u64 = 315_360_000;
+/// What one call writes to a running command, decoded.
+const MAX_INPUT_BYTES: usize = 1024 * 1024;
+const MAX_TERMINAL_SIDE: u16 = 1_000;
 
 /// A command that may be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreparedExec {
     pub start: StartExec,
     pub stdin: Vec<u8>,
+    /// Whether more input may follow `stdin`.
+    pub is_input_open: bool,
+}
+
+/// What a client wants of a new shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShellRequest {
+    pub size: ResizeTerminal,
+    pub command: Option<String>,
+    pub user: Option<String>,
 }
 
 /// Checks the request, then the caller's permissions.
@@ -39,38 +54,106 @@ pub fn prepare(
     if request.timeout_s == 0 {
         faults.add("timeout_s", "must be at least 1");
     }
-    if request.detach {
-        faults.add("detach", "this server does not offer detached commands; leave it out");
-    }
-    let stdin = match (request.stdin, request.stdin_base64) {
-        (Some(_), Some(_)) => {
-            faults.add("stdin_base64", "must not be given together with `stdin`");
-            Vec::new()
-        }
-        (Some(text), None) => text.into_bytes(),
-        (None, Some(base64)) => STANDARD.decode(base64).unwrap_or_else(|_| {
-            faults.add("stdin_base64", "is not base64 (RFC 4648, with padding)");
-            Vec::new()
-        }),
-        (None, None) => Vec::new(),
-    };
+    let stdin = input_bytes(&mut faults, "stdin", request.stdin, request.stdin_base64);
     faults.into_result()?;
     actor.require(Permission::Execute)?;
-    if request.user.as_deref().is_some_and(names_root) {
-        actor.require(Permission::Root)?;
-    }
+    require_user(actor, request.user.as_deref())?;
+    let mode = if request.detach { ExecMode::Detached } else { ExecMode::Attached };
+    let is_input_open = request.stdin_open.unwrap_or(request.detach && stdin.is_none());
     let start = StartExec {
         exec_id,
-        mode: scaibunker_api::exec::ExecMode::Attached,
+        mode,
         command: Some(request.command),
         cwd: request.cwd,
         env: request.env,
         user: request.user,
         timeout_s: Some(request.timeout_s.min(LONGEST_TIMEOUT_S)),
         terminal: None,
-        keep_output: false,
+        // Who follows a stream has all of it already.
+        keep_output: request.detach || !request.stream,
     };
-    Ok(PreparedExec { start, stdin })
+    Ok(PreparedExec { start, stdin: stdin.unwrap_or_default(), is_input_open })
+}
+
+/// A shell: the user's login shell, or `command` in a terminal.
+pub fn prepare_shell(
+    actor: &Actor,
+    request: ShellRequest,
+    exec_id: ExecId,
+) -> Result<StartExec, ErrorBody> {
+    let mut faults = Violations::default();
+    let command = request.command.map(Command::Shell);
+    if let Some(command) = &command {
+        check_command(&mut faults, command);
+    }
+    faults.text("user", request.user.as_deref(), 1..=255);
+    faults.into_result()?;
+    check_size(request.size)?;
+    actor.require(Permission::Shell)?;
+    require_user(actor, request.user.as_deref())?;
+    Ok(StartExec {
+        exec_id,
+        mode: ExecMode::Shell,
+        command,
+        cwd: None,
+        env: BTreeMap::new(),
+        user: request.user,
+        timeout_s: None,
+        terminal: Some(request.size),
+        keep_output: false,
+    })
+}
+
+/// A terminal's size must be one that programs can draw on.
+pub fn check_size(size: ResizeTerminal) -> Result<(), ErrorBody> {
+    let mut faults = Violations::default();
+    let sides = 1..=u64::from(MAX_TERMINAL_SIDE);
+    faults.number("cols", Some(size.cols.into()), sides.clone());
+    faults.number("rows", Some(size.rows.into()), sides);
+    faults.into_result()
+}
+
+/// The bytes for a running command's standard input.
+pub fn prepare_input(input: ExecInput) -> Result<(Vec<u8>, bool), ErrorBody> {
+    let mut faults = Violations::default();
+    let is_given = input.data.is_some() || input.data_base64.is_some();
+    let bytes = input_bytes(&mut faults, "data", input.data, input.data_base64);
+    if !is_given && !input.eof {
+        faults.add("data", "must be given, unless `eof` is true");
+    }
+    if bytes.as_ref().is_some_and(|bytes| bytes.len() > MAX_INPUT_BYTES) {
+        faults.add("data", format!("at most {MAX_INPUT_BYTES} bytes are taken at once"));
+    }
+    faults.into_result()?;
+    Ok((bytes.unwrap_or_default(), input.eof))
+}
+
+fn input_bytes(
+    faults: &mut Violations,
+    field: &str,
+    text: Option<String>,
+    base64: Option<String>,
+) -> Option<Vec<u8>> {
+    let coded = format!("{field}_base64");
+    match (text, base64) {
+        (Some(_), Some(_)) => {
+            faults.add(coded, format!("must not be given together with `{field}`"));
+            None
+        }
+        (Some(text), None) => Some(text.into_bytes()),
+        (None, Some(base64)) => {
+            let decoded = STANDARD.decode(base64).ok();
+            if decoded.is_none() {
+                faults.add(coded, "is not base64 (RFC 4648, with padding)");
+            }
+            decoded
+        }
+        (None, None) => None,
+    }
+}
+
+fn require_user(actor: &Actor, user: Option<&str>) -> Result<(), ErrorBody> {
+    if user.is_some_and(names_root) { actor.require(Permission::Root) } else { Ok(()) }
 }
 
 fn check_command(faults: &mut Violations, command: &Command) {
@@ -101,25 +184,8 @@ fn names_root(user: &str) -> bool {
     name == "root" || name.parse::<u64>() == Ok(0)
 }
 
-/// The name of a Linux signal on x86-64 and arm64, such as `SIGKILL`.
-#[must_use]
-pub fn signal_name(number: i32) -> String {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-    ];
-    let name = usize::try_from(number).ok().and_then(|number| NAMES.get(number.checked_sub(1)?));
-    match name {
-        Some(name) => format!("SIG{name}"),
-        None => format!("SIG{number}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use scaibunker_api::{
         error::ErrorCode,
         ids::{RequestId, TenantId, UserId},
@@ -173,7 +239,6 @@ mod tests {
             assert_eq!(fault(request(command)), "command");
         }
         assert_eq!(fault(ExecRequest { timeout_s: 0, ..shell() }), "timeout_s");
-        assert_eq!(fault(ExecRequest { detach: true, ..shell() }), "detach");
         let stdin_base64 = Some("***".to_owned());
         assert_eq!(fault(ExecRequest { stdin_base64, ..shell() }), "stdin_base64");
         let both = ExecRequest {
@@ -211,11 +276,63 @@ mod tests {
     }
 
     #[test]
-    fn signals_have_names() {
-        assert_eq!(signal_name(9), "SIGKILL");
-        assert_eq!(signal_name(31), "SIGSYS");
-        for odd in [0, -1, 64, i32::MIN, i32::MAX] {
-            assert!(signal_name(odd).starts_with("SIG"));
+    fn input_stays_open_for_a_detached_command_that_was_given_none() {
+        let stdin = Some("x".to_owned());
+        for (detach, stdin, stdin_open, is_open) in [
+            (false, None, None, false),
+            (false, None, Some(true), true),
+            (true, None, None, true),
+            (true, None, Some(false), false),
+            (true, stdin.clone(), None, false),
+            (true, stdin, Some(true), true),
+        ] {
+            let request = ExecRequest { detach, stdin, stdin_open, ..shell() };
+            let prepared = prepare(&actor(Permission::ALL), request, ExecId::generate()).unwrap();
+            assert_eq!(prepared.is_input_open, is_open);
+        }
+    }
+
+    #[test]
+    fn what_only_its_stream_carries_is_not_kept() {
+        for (stream, detach, is_kept) in
+            [(false, false, true), (true, false, false), (true, true, true), (false, true, true)]
+        {
+            let request = ExecRequest { stream, detach, ..shell() };
+            let prepared = prepare(&actor(Permission::ALL), request, ExecId::generate()).unwrap();
+            assert_eq!(prepared.start.keep_output, is_kept);
+        }
+    }
+
+    #[test]
+    fn input_has_bytes_or_an_end() {
+        let data = |data: &str| ExecInput { data: Some(data.to_owned()), ..ExecInput::default() };
+        assert_eq!(prepare_input(data("a")).unwrap(), (b"a".to_vec(), false));
+        let end = ExecInput { eof: true, ..ExecInput::default() };
+        assert_eq!(prepare_input(end).unwrap(), (Vec::new(), true));
+        let both = ExecInput { data_base64: Some("/w==".to_owned()), ..data("") };
+        for wrong in [ExecInput::default(), both, data(&"x".repeat(MAX_INPUT_BYTES + 1))] {
+            assert!(prepare_input(wrong).is_err());
+        }
+        assert!(prepare_input(data(&"x".repeat(MAX_INPUT_BYTES))).is_ok());
+    }
+
+    #[test]
+    fn a_shell_as_root_needs_both_permissions() {
+        let request = |user: Option<&str>, cols| ShellRequest {
+            size: ResizeTerminal { cols, rows: 24 },
+            command: None,
+            user: user.map(str::to_owned),
+        };
+        let open = |permissions: &[Permission], request| {
+            prepare_shell(&actor(permissions), request, ExecId::generate())
+        };
+        assert!(open(&[Permission::Shell], request(None, 80)).is_ok());
+        assert!(open(&[Permission::Execute], request(None, 80)).is_err());
+        assert!(open(&[Permission::Shell], request(Some("0"), 80)).is_err());
+        assert!(open(&[Permission::Shell, Permission::Root], request(Some("0"), 80)).is_ok());
+        for cols in [0, MAX_TERMINAL_SIDE + 1] {
+            let error = open(&[Permission::Shell], request(None, cols)).unwrap_err();
+            assert_eq!(error.details[0].field, "cols");
         }
     }
 }

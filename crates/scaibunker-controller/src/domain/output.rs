@@ -26,12 +26,6 @@ impl Kept {
         self.truncated |= piece.len() > room;
     }
 
-    /// Whether something was left out.
-    #[must_use]
-    pub fn is_truncated(&self) -> bool {
-        self.truncated
-    }
-
     /// The kept bytes as text; a character that the limit has cut is left out.
     fn as_text(&self) -> Option<&str> {
         match std::str::from_utf8(&self.bytes) {
@@ -139,7 +133,7 @@ mod tests {
             let (encoding, stdout, _) = encode(&kept, &Kept::new(0));
             prop_assert_eq!(encoding, Encoding::Utf8);
             prop_assert!(text.starts_with(&stdout) && stdout.len() <= limit);
-            prop_assert_eq!(kept.is_truncated(), text.len() > limit);
+            prop_assert_eq!(kept.truncated, text.len() > limit);
         }
     }
 

@@ -1,65 +1,62 @@
-//! Running commands in bunkers.
+//! Commands and shells in bunkers. The workers own them; what is here asks and passes on.
 
-mod limit;
+mod input;
 mod session;
+mod shell;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use jiff::Timestamp;
 use scaibunker_api::{
-    bunker::BunkerStatus,
     error::{ErrorBody, ErrorCode},
-    exec::{ExecAnswer, ExecRequest, MAX_ANSWER_BYTES},
+    exec::{
+        Detached, ExecAnswer, ExecInput, ExecMode, ExecRecord, ExecRequest, ExecSignal,
+        MAX_ANSWER_BYTES, Started,
+    },
     ids::{BunkerId, ExecId},
+    permission::Permission,
+    worker::SendSignal,
 };
-use scaibunker_guest_protocol::frame::{Frame, FrameError, FrameKind, MAX_DATA_BYTES};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::limit::ExecLimit;
-pub use self::session::{ExecEvent, ExecSession};
+pub use self::{
+    input::ShellInput,
+    session::{ExecEvent, ExecSession, OutputStream},
+    shell::{Shell, ShellControl},
+};
 use crate::{
     bunkers::Bunkers,
     domain::{
         actor::Actor,
-        exec::{self, PreparedExec},
+        exec,
+        exec_record::record,
         output::{Kept, encode},
+        signal::signal_number,
     },
     failure::{Failure, chain},
-    fleet::{Fleet, LinkError},
-    store::Store,
+    fleet::{ExecFrames, LinkError, RequestBody},
 };
-
-/// Commands that run in one bunker at once, at most.
-const MAX_EXECS_A_BUNKER: usize = 64;
 
 /// The guest ends a command at its limit; one that does not within this time is beyond control.
 const OUTER_BOUND: Duration = Duration::from_secs(15);
+/// How long a worker may take to say that a command runs, or that it does not.
+const START_LIMIT: Duration = Duration::from_secs(15);
 
 /// The service; one for the process.
 pub struct Execs {
-    store: Store,
-    fleet: Arc<Fleet>,
     bunkers: Arc<Bunkers>,
-    limit: ExecLimit,
     /// Cancelled when no command may be followed any longer.
     drained: CancellationToken,
 }
 
 impl Execs {
-    /// A service on `store` and `fleet`.
+    /// A service on `bunkers`.
     #[must_use]
-    pub fn new(
-        store: Store,
-        fleet: Arc<Fleet>,
-        bunkers: Arc<Bunkers>,
-        drained: CancellationToken,
-    ) -> Self {
-        Self { store, fleet, bunkers, limit: ExecLimit::new(MAX_EXECS_A_BUNKER), drained }
+    pub fn new(bunkers: Arc<Bunkers>, drained: CancellationToken) -> Self {
+        Self { bunkers, drained }
     }
 
-    /// Starts a command; dropping the session ends it.
+    /// Starts a command; dropping the session ends an attached one.
     pub async fn open(
         &self,
         actor: &Actor,
@@ -67,59 +64,27 @@ impl Execs {
         request: ExecRequest,
     ) -> Result<ExecSession, Failure> {
         let prepared = exec::prepare(actor, request, ExecId::generate())?;
-        let bunker = self.bunkers.get(actor, id).await?;
-        if bunker.status() != BunkerStatus::Running {
-            let status = bunker.status().as_str();
-            let reason = bunker.life().status_reason.as_deref();
-            let why = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-            let message = format!("the bunker is {status}{why}; commands need a running one");
-            return Err(Failure::new(ErrorCode::BunkerNotRunning, message));
-        }
-        let Some(permit) = self.limit.take(id) else {
-            return Err(ErrorBody {
-                retry_after: Some(1),
-                ..ErrorBody::new(
-                    ErrorCode::RateLimited,
-                    format!(
-                        "{MAX_EXECS_A_BUNKER} commands run in this bunker; wait for one to end"
-                    ),
-                )
+        let link = self.bunkers.enter(actor, id).await?;
+        let (exec_id, mode) = (prepared.start.exec_id, prepared.start.mode);
+        let limit = match prepared.start.timeout_s {
+            Some(seconds) if mode == ExecMode::Attached => {
+                Some(Duration::from_secs(seconds) + OUTER_BOUND)
             }
-            .into());
+            _ => None,
         };
-        let Some(link) = self.fleet.link(bunker.worker_id) else {
-            return Err(ErrorBody {
-                retry_after: Some(2),
-                ..ErrorBody::new(
-                    ErrorCode::WorkerUnavailable,
-                    "the bunker's worker is not linked at the moment; try again",
-                )
-            }
-            .into());
-        };
-        self.store.touch_bunker(id, Timestamp::now()).await?;
-        let exec_id = prepared.start.exec_id;
-        let limit = Duration::from_secs(prepared.start.timeout_s.unwrap_or(0)) + OUTER_BOUND;
-        let deadline = Instant::now() + limit;
-        let input = frames_of(&prepared).map_err(|error| {
+        let input = input::of_command(&prepared).map_err(|error| {
             tracing::error!(error = chain(&error), "a command does not fit into frames");
             ErrorBody::new(ErrorCode::Internal, "the command cannot be sent to the worker")
         })?;
-        let request_id = actor.request_id.to_string();
-        let opened = tokio::time::timeout_at(deadline, link.exec(id, input, &request_id)).await;
-        match opened.unwrap_or(Err(LinkError::Silent(limit))) {
-            Ok(frames) => {
-                tracing::info!(%exec_id, "a command starts");
-                let drained = self.drained.clone();
-                Ok(ExecSession::new(exec_id, frames, deadline, drained, permit))
-            }
-            Err(LinkError::Refused(error)) if error.code == ErrorCode::NotFound => {
-                let message = "the bunker's worker no longer holds it";
-                Err(Failure::new(ErrorCode::BunkerNotRunning, message))
-            }
-            Err(LinkError::Refused(error)) => Err(error.into()),
-            Err(error) => Err(session::lost(&error).into()),
-        }
+        let frames = opened(link.exec(id, input, &actor.request_id.to_string())).await?;
+        tracing::info!(%exec_id, ?mode, "a command starts");
+        Ok(self.session(id, exec_id, frames, limit))
+    }
+
+    /// Waits until the command runs, and leaves it to itself.
+    pub async fn detach(&self, mut session: ExecSession) -> Result<Detached, Failure> {
+        let started = started(&mut session).await?;
+        Ok(Detached { exec_id: started.exec_id, pid: started.pid })
     }
 
     /// Follows a command to its end and keeps the beginning of its output.
@@ -127,26 +92,114 @@ impl Execs {
         let (mut stdout, mut stderr) = (Kept::new(MAX_ANSWER_BYTES), Kept::new(MAX_ANSWER_BYTES));
         loop {
             match session.next().await? {
-                ExecEvent::Started(_) => {}
-                ExecEvent::Stdout(bytes) => stdout.push(&bytes),
-                ExecEvent::Stderr(bytes) => stderr.push(&bytes),
-                ExecEvent::Exit(mut outcome) => {
-                    outcome.truncated = stdout.is_truncated() || stderr.is_truncated();
+                ExecEvent::Output { stream: OutputStream::Stdout, bytes, .. } => {
+                    stdout.push(&bytes);
+                }
+                ExecEvent::Output { stream: OutputStream::Stderr, bytes, .. } => {
+                    stderr.push(&bytes);
+                }
+                ExecEvent::Started(_) | ExecEvent::Gap(_) => {}
+                ExecEvent::Exit(outcome) => {
                     let (encoding, stdout, stderr) = encode(&stdout, &stderr);
                     return Ok(ExecAnswer { outcome, stdout, stderr, encoding });
                 }
             }
         }
     }
+
+    /// Joins a command, whoever follows it already.
+    pub async fn follow(
+        &self,
+        actor: &Actor,
+        id: BunkerId,
+        exec_id: ExecId,
+        from_seq: u64,
+    ) -> Result<ExecSession, Failure> {
+        actor.require(Permission::Execute)?;
+        let link = self.bunkers.enter(actor, id).await?;
+        let request_id = actor.request_id.to_string();
+        let attaching = link.attach(id, exec_id, from_seq, RequestBody::Empty, &request_id);
+        let frames = opened(attaching).await?;
+        Ok(self.session(id, exec_id, frames, None))
+    }
+
+    /// Every command the bunker runs or remembers, newest first.
+    pub async fn list(&self, actor: &Actor, id: BunkerId) -> Result<Vec<ExecRecord>, Failure> {
+        actor.require(Permission::Execute)?;
+        let link = self.bunkers.link(actor, id).await?;
+        let mut reports = link.execs(id, &actor.request_id.to_string()).await?;
+        reports.sort_by_key(|report| std::cmp::Reverse(report.exec_id));
+        Ok(reports.into_iter().map(|report| record(id, report)).collect())
+    }
+
+    /// One command.
+    pub async fn show(
+        &self,
+        actor: &Actor,
+        id: BunkerId,
+        exec_id: ExecId,
+    ) -> Result<ExecRecord, Failure> {
+        actor.require(Permission::Execute)?;
+        let link = self.bunkers.link(actor, id).await?;
+        Ok(record(id, link.exec_report(id, exec_id, &actor.request_id.to_string()).await?))
+    }
+
+    /// Writes to a command's standard input; returns once the command has been given all of it.
+    pub async fn feed(
+        &self,
+        actor: &Actor,
+        id: BunkerId,
+        exec_id: ExecId,
+        request: ExecInput,
+    ) -> Result<(), Failure> {
+        let (bytes, is_last) = exec::prepare_input(request)?;
+        actor.require(Permission::Execute)?;
+        let link = self.bunkers.enter(actor, id).await?;
+        let input = input::of_bytes(&bytes, is_last);
+        Ok(link.feed(id, exec_id, input, &actor.request_id.to_string()).await?)
+    }
+
+    /// Signals a command's process group.
+    pub async fn signal(
+        &self,
+        actor: &Actor,
+        id: BunkerId,
+        exec_id: ExecId,
+        request: ExecSignal,
+    ) -> Result<(), Failure> {
+        let signal = SendSignal { signal: signal_number(&request.signal)? };
+        actor.require(Permission::Execute)?;
+        let link = self.bunkers.enter(actor, id).await?;
+        Ok(link.signal(id, exec_id, signal, &actor.request_id.to_string()).await?)
+    }
+
+    /// Kills a command, if it still runs, and forgets it.
+    pub async fn end(&self, actor: &Actor, id: BunkerId, exec_id: ExecId) -> Result<(), Failure> {
+        actor.require(Permission::Execute)?;
+        let link = self.bunkers.enter(actor, id).await?;
+        Ok(link.end_exec(id, exec_id, &actor.request_id.to_string()).await?)
+    }
+
+    fn session(
+        &self,
+        bunker_id: BunkerId,
+        exec_id: ExecId,
+        frames: ExecFrames,
+        limit: Option<Duration>,
+    ) -> ExecSession {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        ExecSession::new(bunker_id, exec_id, frames, deadline, self.drained.clone())
+    }
 }
 
-/// The whole input of a command: what to run, then all of its standard input.
-fn frames_of(prepared: &PreparedExec) -> Result<Bytes, FrameError> {
-    let mut input = BytesMut::from(&*Frame::json(FrameKind::Spec, &prepared.start)?.encode());
-    for piece in prepared.stdin.chunks(MAX_DATA_BYTES) {
-        let frame = Frame::data(FrameKind::Stdin, Bytes::copy_from_slice(piece));
-        input.extend_from_slice(&frame.encode());
-    }
-    input.extend_from_slice(&Frame::data(FrameKind::StdinEnd, Bytes::new()).encode());
-    Ok(input.freeze())
+async fn opened(
+    opening: impl Future<Output = Result<ExecFrames, LinkError>>,
+) -> Result<ExecFrames, ErrorBody> {
+    let opened = tokio::time::timeout(START_LIMIT, opening).await;
+    Ok(opened.unwrap_or(Err(LinkError::Silent(START_LIMIT)))?)
+}
+
+async fn started(session: &mut ExecSession) -> Result<Started, ErrorBody> {
+    let started = tokio::time::timeout(START_LIMIT, session.started()).await;
+    started.unwrap_or_else(|_| Err(LinkError::Silent(START_LIMIT).into()))
 }

@@ -3,58 +3,81 @@
 use bytes::Bytes;
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
-    exec::{ExecOutcome, Started},
-    ids::ExecId,
+    exec::{ExecOutcome, OutputGap, Started},
+    ids::{BunkerId, ExecId},
+    worker::{ExecEnd, ExecStarted},
 };
-use scaibunker_guest_protocol::{
-    exec,
-    frame::{Frame, FrameKind},
-};
+use scaibunker_guest_protocol::frame::{Frame, FrameKind};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::limit::ExecPermit;
 use crate::{
-    domain::exec::signal_name,
-    failure::chain,
+    domain::exec_record::outcome,
     fleet::{ExecFrames, LinkError},
 };
+
+/// Where a command writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStream {
+    Stdout,
+    Stderr,
+}
 
 /// What a running command says. `Exit` is the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEvent {
     Started(Started),
-    Stdout(Bytes),
-    Stderr(Bytes),
+    Output { stream: OutputStream, seq: u64, bytes: Bytes },
+    Gap(OutputGap),
     Exit(ExecOutcome),
 }
 
-/// A running command. Dropping it ends the command.
+/// A command that is followed. Dropping it ends an attached command.
 #[derive(Debug)]
 pub struct ExecSession {
+    bunker_id: BunkerId,
     exec_id: ExecId,
     frames: ExecFrames,
-    deadline: Instant,
+    /// Number of the next output frame.
+    next_seq: u64,
+    deadline: Option<Instant>,
     drained: CancellationToken,
-    _permit: ExecPermit,
 }
 
 impl ExecSession {
     pub(super) fn new(
+        bunker_id: BunkerId,
         exec_id: ExecId,
         frames: ExecFrames,
-        deadline: Instant,
+        deadline: Option<Instant>,
         drained: CancellationToken,
-        permit: ExecPermit,
     ) -> Self {
-        Self { exec_id, frames, deadline, drained, _permit: permit }
+        Self { bunker_id, exec_id, frames, next_seq: 0, deadline, drained }
+    }
+
+    /// What the command says first, or why it does not run.
+    pub async fn started(&mut self) -> Result<Started, ErrorBody> {
+        match self.next().await? {
+            ExecEvent::Started(started) => Ok(started),
+            event => {
+                tracing::warn!(exec_id = %self.exec_id, ?event, "a command did not say it started");
+                Err(broken_protocol())
+            }
+        }
     }
 
     /// The next event, or why there will be none. Cancel-safe.
     pub async fn next(&mut self) -> Result<ExecEvent, ErrorBody> {
+        let deadline = self.deadline;
+        let out_of_time = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
         let frame = tokio::select! {
-            frame = self.frames.next() => frame.map_err(|error| lost(&error))?,
-            () = sleep_until(self.deadline) => {
+            frame = self.frames.next() => frame?,
+            () = out_of_time => {
                 let message = "the bunker did not end the command at its time limit";
                 return Err(ErrorBody::new(ErrorCode::BunkerLost, message));
             }
@@ -70,48 +93,46 @@ impl ExecSession {
         self.event(frame)
     }
 
-    fn event(&self, frame: Frame) -> Result<ExecEvent, ErrorBody> {
-        let unreadable = |error| lost(&LinkError::Frame(error));
+    fn event(&mut self, frame: Frame) -> Result<ExecEvent, ErrorBody> {
+        let unreadable = |error| ErrorBody::from(LinkError::Frame(error));
         match frame.kind {
-            FrameKind::Stdout => Ok(ExecEvent::Stdout(frame.payload)),
-            FrameKind::Stderr => Ok(ExecEvent::Stderr(frame.payload)),
+            FrameKind::Stdout => Ok(self.output(OutputStream::Stdout, frame.payload)),
+            FrameKind::Stderr => Ok(self.output(OutputStream::Stderr, frame.payload)),
             FrameKind::Started => {
-                let exec::Started { pid } = frame.parse().map_err(unreadable)?;
-                Ok(ExecEvent::Started(Started { exec_id: self.exec_id, pid }))
+                let started: ExecStarted = frame.parse().map_err(unreadable)?;
+                self.next_seq = started.next_seq;
+                Ok(ExecEvent::Started(Started { exec_id: self.exec_id, pid: started.pid }))
+            }
+            FrameKind::Gap => {
+                let gap: OutputGap = frame.parse().map_err(unreadable)?;
+                self.next_seq = gap.next_seq;
+                Ok(ExecEvent::Gap(gap))
             }
             FrameKind::Exit => {
-                let exit: exec::Exit = frame.parse().map_err(unreadable)?;
+                let end: ExecEnd = frame.parse().map_err(unreadable)?;
                 tracing::info!(
                     exec_id = %self.exec_id,
-                    exit_code = exit.exit_code,
-                    duration_ms = exit.duration_ms,
+                    exit_code = end.exit_code,
+                    duration_ms = end.duration_ms,
                     "a command ended"
                 );
-                Ok(ExecEvent::Exit(ExecOutcome {
-                    exec_id: self.exec_id,
-                    exit_code: exit.exit_code,
-                    signal: exit.signal.map(signal_name),
-                    timed_out: exit.timed_out,
-                    oom_killed: exit.oom_killed,
-                    truncated: false,
-                    full_output_ref: None,
-                    full_stderr_ref: None,
-                    full_output_error: None,
-                    duration_ms: exit.duration_ms,
-                }))
+                Ok(ExecEvent::Exit(outcome(self.bunker_id, self.exec_id, end)))
             }
             FrameKind::Error => Err(frame.parse::<ErrorBody>().map_err(unreadable)?),
-            FrameKind::Spec | FrameKind::Stdin | FrameKind::StdinEnd | FrameKind::Gap => {
+            FrameKind::Spec | FrameKind::Stdin | FrameKind::StdinEnd => {
                 tracing::warn!(kind = ?frame.kind, "a worker sent a frame that is not its to send");
-                let message = "the worker broke the protocol of exec streams";
-                Err(ErrorBody::new(ErrorCode::BunkerLost, message))
+                Err(broken_protocol())
             }
         }
     }
+
+    fn output(&mut self, stream: OutputStream, bytes: Bytes) -> ExecEvent {
+        let seq = self.next_seq;
+        self.next_seq = seq.saturating_add(1);
+        ExecEvent::Output { stream, seq, bytes }
+    }
 }
 
-/// What a caller is told when the way to the command breaks.
-pub(super) fn lost(error: &LinkError) -> ErrorBody {
-    tracing::warn!(error = chain(error), "the way to a command broke");
-    ErrorBody::new(ErrorCode::BunkerLost, format!("the command's bunker was lost: {error}"))
+fn broken_protocol() -> ErrorBody {
+    ErrorBody::new(ErrorCode::BunkerLost, "the worker broke the protocol of exec streams")
 }

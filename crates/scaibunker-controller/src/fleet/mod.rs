@@ -7,6 +7,6 @@ mod link;
 mod registry;
 
 pub use self::{
-    link::{ExecFrames, Link, LinkError},
+    link::{AnswerBody, ExecFrames, FileRequest, Link, LinkError, RequestBody},
     registry::{Fleet, Heard},
 };

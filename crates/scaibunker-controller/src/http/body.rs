@@ -80,10 +80,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ErrorBody> {
     Ok(value)
 }
 
-/// A missing or unknown field is named by the message alone: the path ends at what holds it.
+/// A missing, unknown or doubled field is named by the message alone: the path ends at what holds it.
 pub(super) fn field_of(path: &str, message: &str) -> String {
     let path = path.trim_start_matches('.');
-    let named = ["missing field `", "unknown field `"]
+    let named = ["missing field `", "unknown field `", "duplicate field `"]
         .iter()
         .find_map(|start| message.split_once(start)?.1.split('`').next());
     match named {

@@ -7,12 +7,16 @@ mod bunkers;
 mod exec;
 mod exec_events;
 mod fault;
+mod files;
 mod health;
 mod images;
 mod page;
 mod path;
 mod query;
 mod request_context;
+mod shell;
+mod sse;
+mod storage;
 mod worker_side;
 mod workers;
 
@@ -35,17 +39,26 @@ use crate::app::App;
 
 /// Every route of the process, `storage` among them, each in the envelope and under a request id.
 pub fn router(app: Arc<App>, storage: Router) -> Router {
+    let outputs = middleware::from_fn_with_state(Arc::clone(&app), storage::serve_outputs);
+    let storage = storage.layer(outputs);
     let api = Router::new()
         .route("/bunkers", get(bunkers::list).post(bunkers::create))
         .route("/bunkers/{id}", get(bunkers::show).patch(bunkers::patch).delete(bunkers::end))
         .route("/bunkers/{id}/exec", post(exec::run))
+        .route("/bunkers/{id}/execs", get(exec::list))
+        .route("/bunkers/{id}/execs/{exec_id}", get(exec::show).delete(exec::end))
+        .route("/bunkers/{id}/execs/{exec_id}/stream", get(exec::stream))
+        .route("/bunkers/{id}/execs/{exec_id}/input", post(exec::input))
+        .route("/bunkers/{id}/execs/{exec_id}/signal", post(exec::signal))
+        .route("/bunkers/{id}/shell", get(shell::open))
         .route("/images", get(images::list))
         .route("/images/{id}", get(images::show))
         .route("/workers", get(workers::list))
         .route("/workers/{id}", get(workers::show))
         .route("/workers/register", post(worker_side::register))
         .route("/workers/{id}/heartbeat", post(worker_side::heartbeat))
-        .route("/workers/{id}/link", get(worker_side::link));
+        .route("/workers/{id}/link", get(worker_side::link))
+        .merge(files::routes());
     Router::new()
         .nest(API_PREFIX, api)
         .route("/health", get(health::alive))

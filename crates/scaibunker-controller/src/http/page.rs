@@ -22,10 +22,7 @@ pub(super) struct Page<Id> {
 impl<Id: FromStr + Display> Page<Id> {
     /// Reads the query parameters of a list.
     pub(super) fn parse(limit: Option<usize>, cursor: Option<&str>) -> Result<Self, ErrorBody> {
-        let limit = limit.unwrap_or(DEFAULT_LIMIT);
-        if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(ErrorBody::invalid("limit", format!("must be between 1 and {MAX_LIMIT}")));
-        }
+        let limit = limit_of(limit)?;
         let invalid = || ErrorBody::invalid("cursor", "is not a `next_cursor` of this list");
         let after = cursor.map(|cursor| decode(cursor).ok_or_else(invalid)).transpose()?;
         Ok(Self { limit, after })
@@ -49,6 +46,15 @@ impl<Id: FromStr + Display> Page<Id> {
         let found = all.into_iter().filter(is_after).take(self.limit + 1).collect();
         self.answer(found, id)
     }
+}
+
+/// How many objects a page has.
+pub(super) fn limit_of(limit: Option<usize>) -> Result<usize, ErrorBody> {
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(ErrorBody::invalid("limit", format!("must be between 1 and {MAX_LIMIT}")))
 }
 
 fn decode<Id: FromStr>(cursor: &str) -> Option<Id> {

@@ -3,7 +3,10 @@
 use std::str::FromStr;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use scaibunker_api::error::{ErrorBody, ErrorCode};
+use scaibunker_api::{
+    error::{ErrorBody, ErrorCode},
+    ids::{BunkerId, ExecId, InvalidId},
+};
 
 use super::fault::Fault;
 
@@ -14,11 +17,32 @@ impl<S: Send + Sync, T: FromStr<Err: std::fmt::Display>> FromRequestParts<S> for
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fault> {
-        let not_found = |message: String| Fault(ErrorBody::new(ErrorCode::NotFound, message));
         let axum::extract::Path(text) =
             axum::extract::Path::<String>::from_request_parts(parts, state)
                 .await
                 .map_err(|_| not_found("the path cannot be read".to_owned()))?;
         text.parse().map(Self).map_err(|error: T::Err| not_found(error.to_string()))
     }
+}
+
+/// The `{id}` and `{exec_id}` of the route.
+pub(super) struct PathExec(pub BunkerId, pub ExecId);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathExec {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fault> {
+        let axum::extract::Path((bunker, exec)) =
+            axum::extract::Path::<(String, String)>::from_request_parts(parts, state)
+                .await
+                .map_err(|_| not_found("the path cannot be read".to_owned()))?;
+        let bunker = bunker.parse().map_err(|error: InvalidId| not_found(error.to_string()))?;
+        let no_exec =
+            |error: InvalidId| Fault(ErrorBody::new(ErrorCode::ExecNotFound, error.to_string()));
+        Ok(Self(bunker, exec.parse().map_err(no_exec)?))
+    }
+}
+
+pub(super) fn not_found(message: String) -> Fault {
+    Fault(ErrorBody::new(ErrorCode::NotFound, message))
 }

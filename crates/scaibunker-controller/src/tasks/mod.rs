@@ -3,6 +3,7 @@
 mod heartbeat_monitor;
 mod reaper;
 mod reconciler;
+mod upload_sweeper;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use crate::app::App;
 pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
     let (five_seconds, half_a_minute) = (Duration::from_secs(5), Duration::from_secs(30));
+    let hour = Duration::from_secs(60 * 60);
     let monitor = heartbeat_monitor::HeartbeatMonitor::new(Arc::clone(app));
     spawn(&mut tasks, "heartbeat monitor", five_seconds, shutdown, monitor, |mut monitor| async {
         monitor.run_once().await;
@@ -31,6 +33,10 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
     });
     spawn(&mut tasks, "reconciler", half_a_minute, shutdown, Arc::clone(app), |app| async {
         app.reconciler.reconcile_all().await;
+        app
+    });
+    spawn(&mut tasks, "upload sweeper", hour, shutdown, Arc::clone(app), |app| async {
+        upload_sweeper::run_once(&app).await;
         app
     });
     tasks

@@ -97,6 +97,26 @@ impl Api {
         Answer { status: parts.status, headers: parts.headers, json }
     }
 
+    /// An answer that is not in the envelope.
+    pub async fn raw(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Response<Bytes> {
+        let (parts, body) = self.send(method, path, headers, body).await.into_parts();
+        assert!(parts.headers.contains_key("x-request-id"));
+        Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
+    }
+
+    /// A call whose good answer is 204.
+    pub async fn done(&self, method: Method, path: &str, body: &Value) {
+        let answer = self.raw(method, path, &[], body.to_string()).await;
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT, "{:?}", answer.body());
+        assert!(answer.body().is_empty());
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.call(Method::GET, path, &[], "").await
     }
@@ -143,4 +163,17 @@ pub async fn eventually(mut condition: impl AsyncFnMut() -> bool) -> bool {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), patience).await.is_ok()
+}
+
+/// The value, once it has not changed for a while.
+pub async fn settled<T: PartialEq>(mut value: impl AsyncFnMut() -> T) -> T {
+    let mut last = value().await;
+    let mut same = 0;
+    while same < 20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let now = value().await;
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+    last
 }

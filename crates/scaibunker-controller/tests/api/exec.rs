@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Api, eventually},
+    events::parsed,
     server::Server,
     sim_worker::SimWorker,
 };
@@ -20,17 +21,7 @@ async fn exec(api: &Api, id: &str, argv: Value) -> Answer {
 async fn events(api: &Api, id: &str, argv: Value) -> Vec<(String, Value)> {
     let body = json!({ "command": argv, "stream": true }).to_string();
     let response = api.send(Method::POST, &format!("/bunkers/{id}/exec"), &[], body).await;
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    let text = String::from_utf8(body.to_vec()).unwrap();
-    let (text, rest) = text.split_once("data: [DONE]\n\n").expect("every stream ends with it");
-    assert_eq!(rest, "");
-    let event = |frame: &str| {
-        let (name, data) = frame.split_once('\n').unwrap();
-        let data = data.strip_prefix("data: ").unwrap();
-        (name.strip_prefix("event: ").unwrap().to_owned(), serde_json::from_str(data).unwrap())
-    };
-    text.split_terminator("\n\n").map(event).collect()
+    parsed(response).await.into_iter().map(|event| (event.name, event.data)).collect()
 }
 
 #[tokio::test]
@@ -71,9 +62,30 @@ async fn a_command_answers_with_all_of_its_outcome() {
     let echoed = api.post(&format!("/bunkers/{id}/exec"), &body).await;
     assert_eq!(echoed.data()["stdout"], "/wA=");
 
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_long_output_is_cut_and_names_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let _worker = server.worker().await;
+    let api = &server.api;
+    let id = api.running_bunker().await;
     let large = exec(api, &id, json!(["bytes", "5000000"])).await;
     assert_eq!(large.data()["truncated"], true);
     assert_eq!(large.data()["stdout"].as_str().unwrap().len(), 1024 * 1024);
+    let exec_id = large.data()["exec_id"].as_str().unwrap();
+    let reference = format!("/storage/output/{id}/{exec_id}.stdout");
+    assert_eq!(large.data()["full_output_ref"], reference);
+    assert_eq!(large.data().get("full_output_error"), None);
+    let unkept = exec(api, &id, json!(["bytes", "5000000", "unkept"])).await;
+    assert_eq!(
+        (&unkept.data()["full_output_ref"], &unkept.data()["full_output_error"]),
+        (&Value::Null, &json!("the store is full"))
+    );
+    let most = exec(api, &id, json!(["bytes", (1024 * 1024).to_string()])).await;
+    assert_eq!(most.data()["truncated"], false);
     server.stop().await;
 }
 
@@ -108,6 +120,7 @@ async fn a_streamed_command_sends_its_events_in_order() {
     let bytes: usize =
         seen.iter().filter_map(|(_, data)| data["text"].as_str().map(str::len)).sum();
     assert_eq!(bytes, 3_000_000, "a stream is never cut");
+    assert_eq!(seen.last().unwrap().1["truncated"], false);
     server.stop().await;
 }
 
@@ -121,7 +134,8 @@ async fn what_cannot_run_is_refused() {
     let path = format!("/bunkers/{id}/exec");
     for (body, field) in [
         (json!({ "command": ["x"], "timeout_s": 0 }), "timeout_s"),
-        (json!({ "command": ["x"], "detach": true }), "detach"),
+        (json!({ "command": ["x"], "detach": 1 }), "detach"),
+        (json!({ "command": ["x"], "user": "nobody-at-all", "env": { "": "" } }), "env"),
         (json!({ "command": ["x"], "timout_s": 1 }), "timout_s"),
         (json!({ "command": 1 }), "command"),
         (json!({ "command": [] }), "command"),
@@ -130,6 +144,8 @@ async fn what_cannot_run_is_refused() {
         let answer = api.post(&path, &body).await;
         assert_eq!((answer.error(), answer.fields()), ((422, "VALIDATION_ERROR"), vec![field]));
     }
+    let body = json!({ "command": ["echo"], "user": "nobody-at-all" });
+    assert_eq!(api.post(&path, &body).await.error(), (422, "VALIDATION_ERROR"));
     api.delete(&format!("/bunkers/{id}")).await;
     let ended = exec(api, &id, json!(["echo"])).await;
     assert_eq!(ended.error(), (409, "BUNKER_NOT_RUNNING"));
@@ -202,24 +218,42 @@ async fn a_client_that_goes_away_cancels_its_command() {
 }
 
 #[tokio::test]
-async fn a_bunker_runs_only_so_many_commands_at_once() {
+async fn a_command_whose_input_nobody_reads_is_cancelled_too() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let worker = server.worker().await;
     let api = &server.api;
     let id = api.running_bunker().await;
-    let commands: Vec<_> = (0..64)
-        .map(|_| {
-            let (api, id) = (api.clone(), id.clone());
-            tokio::spawn(async move { exec(&api, &id, json!(["sleep"])).await })
-        })
-        .collect();
-    assert!(eventually(async || worker.running_commands.load(Ordering::Relaxed) == 64).await);
-    let refused = exec(api, &id, json!(["echo"])).await;
-    assert_eq!(refused.error(), (429, "RATE_LIMITED"));
-    assert_eq!(refused.headers["retry-after"], "1");
-    commands[0].abort();
-    assert!(eventually(async || exec(api, &id, json!(["echo"])).await.status == 200).await);
+    let stdin = "x".repeat(1_900_000);
+    let body = json!({ "command": ["linger"], "stdin": stdin, "stream": true }).to_string();
+    let mut response = api.send(Method::POST, &format!("/bunkers/{id}/exec"), &[], body).await;
+    response.body_mut().frame().await.unwrap().unwrap();
+    assert_eq!(worker.running_commands.load(Ordering::Relaxed), 1);
+    drop(response);
+    assert!(eventually(async || worker.running_commands.load(Ordering::Relaxed) == 0).await);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_slows_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let worker = server.worker().await;
+    let api = &server.api;
+    let id = api.running_bunker().await;
+    let body = json!({ "command": ["yes"], "stream": true }).to_string();
+    let mut response = api.send(Method::POST, &format!("/bunkers/{id}/exec"), &[], body).await;
+    response.body_mut().frame().await.unwrap().unwrap();
+    let exec = worker.execs.lock().unwrap().values().next().unwrap().clone();
+    let stopped_at = crate::client::settled(async || exec.frames()).await;
+    // Windows and socket buffers of the whole way, and no more.
+    assert!(stopped_at < 400, "{stopped_at} frames of 64 KiB were taken from nobody's reading");
+    let reading = async {
+        while exec.frames() < stopped_at + 20 {
+            response.body_mut().frame().await.unwrap().unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reading).await.unwrap();
     server.stop().await;
 }
 

@@ -5,10 +5,15 @@
 mod client;
 mod create;
 mod errors;
+mod events;
 mod exec;
+mod exec_registry;
+mod files;
 mod life;
 mod lists;
 mod reconcile;
 mod server;
+mod shell;
 mod sim_worker;
 mod storage;
+mod transfers;

@@ -10,19 +10,25 @@ use std::{
 };
 
 use rustix::{
+    fs::{Mode, OFlags},
     io::Errno,
-    process::{Pid, Signal, kill_process_group},
 };
 use scaibunker_guest_protocol::exec::ExecSpec;
 
 use super::{
     launch::Launch,
     spawn::{ChildStreams, Failure, spawn},
-    streams::{Streams, pipes},
+    streams::{Streams, of_terminal, pipes},
+    terminal::Terminal,
 };
 use crate::{
-    accounts, cgroup::CommandCgroup, error::AgentError, reaper::Child, root::BunkerRoot,
-    root_files, server::Agent,
+    accounts::{self, Account},
+    cgroup::CommandCgroup,
+    error::AgentError,
+    reaper::Child,
+    root::BunkerRoot,
+    root_files,
+    server::Agent,
 };
 
 /// A command, from before its process is made until after it has ended.
@@ -31,6 +37,10 @@ pub struct Command {
     pub cgroup: CommandCgroup,
     pub streams: Streams,
     pub child: Child,
+    pub terminal: Option<Arc<Terminal>>,
+    /// The device of the terminal: while one is open, programs may close and reopen theirs and
+    /// the agent's end does not read as ended.
+    pub device: Option<OwnedFd>,
 }
 
 /// What making the process takes.
@@ -61,14 +71,23 @@ impl Command {
         root: &Arc<BunkerRoot>,
         spec: &ExecSpec,
     ) -> Result<(Self, Starter), AgentError> {
-        let read = |path: &str| {
-            root_files::read(root.dir(), path).map_err(AgentError::io(format!("read /{path}")))
-        };
-        let account = accounts::look_up(&spec.user, &read("etc/passwd")?, &read("etc/group")?)?;
+        let mut account = accounts::find(&spec.user, root)?;
+        if spec.argv.is_empty() {
+            prefer_existing_shell(&mut account, root);
+        }
         let launch = Launch::new(spec, account)?;
         let cgroup = agent.cgroup.command(&spec.exec_id)?;
-        let (streams, child_streams) =
-            pipes(&launch.account).map_err(AgentError::io("make the command's pipes"))?;
+        let failed = || AgentError::io("make the command's streams");
+        let (mut terminal, mut device) = (None, None);
+        let (streams, child_streams) = match spec.terminal {
+            Some(size) => {
+                let (end, device_end) = Terminal::open(root, &launch.account, size)?;
+                device = Some(device_end.try_clone().map_err(failed())?);
+                let end = terminal.insert(Arc::new(end)).try_clone().map_err(failed())?;
+                of_terminal(end, device_end).map_err(failed())?
+            }
+            None => pipes(&launch.account).map_err(failed())?,
+        };
         let child = agent.reaper.expect();
         let starter = Starter {
             launch,
@@ -77,15 +96,15 @@ impl Command {
             cgroup: cgroup.dir().try_clone().map_err(AgentError::io("open the cgroup"))?,
             pid: Arc::clone(&child.pid),
         };
-        Ok((Self { cgroup, streams, child }, starter))
+        Ok((Self { cgroup, streams, child, terminal, device }, starter))
     }
 
     /// Keeps the processes that a command left behind company until the last one has ended.
     pub async fn settle(self) {
-        let Streams { stdin, stdout, stderr } = self.streams;
-        drop(stdin);
+        let Streams { stdin, output } = self.streams;
+        drop((stdin, self.terminal));
         // A cgroup that cannot be removed costs a little memory, and nobody can do more.
-        let _ = tokio::join!(self.cgroup.remove_when_empty(), stdout.discard(), stderr.discard());
+        let _ = tokio::join!(self.cgroup.remove_when_empty(), output.discard());
     }
 }
 
@@ -106,12 +125,10 @@ pub fn pid_of(child: &Child) -> u32 {
     child.pid.load(Ordering::Acquire).unsigned_abs()
 }
 
-/// Sends a signal to the process group a command leads; numbers without a name do nothing.
-pub fn signal_group(leader: u32, signal: i32) {
-    let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
-    if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(signal)) {
-        // An empty group needs no signal.
-        let _ = kill_process_group(pid, signal);
+/// A login with a shell that is missing gets the one that every system has.
+fn prefer_existing_shell(account: &mut Account, root: &BunkerRoot) {
+    if root_files::open(root.dir(), &*account.shell, OFlags::PATH, Mode::empty()).is_err() {
+        "/bin/sh".clone_into(&mut account.shell);
     }
 }
 

@@ -8,10 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use hyper::body::Incoming;
 use rustix::process::Signal;
 use scaibunker_guest_protocol::{
     exec::{Exit, KILL_GRACE_MS, Started},
     frame::{Frame, FrameKind},
+    frame_reader::{FrameReader, ReadError},
 };
 use tokio::{
     sync::mpsc,
@@ -19,9 +21,9 @@ use tokio::{
 };
 
 use super::{
-    command::{Command, Start, Starter, pid_of, signal_group},
-    frames::{Frames, StreamError},
-    streams::{Input, Output, Streams},
+    command::{Command, Start, Starter, pid_of},
+    running::Listed,
+    streams::{Input, Outputs, Streams},
 };
 use crate::{
     cgroup::CommandCgroup,
@@ -39,23 +41,25 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// Of a reason that quotes the caller's own, possibly very long, words.
 const MAX_REASON_BYTES: usize = 1024;
 
-/// Runs `command` to its end. Only the exec's last frame is left to send.
+/// Runs `command` to its end. Only the exec's last frame is left to send. `list` makes the command
+/// of the given process reachable for other requests.
 pub async fn drive(
     command: &mut Command,
     starter: Starter,
-    time_limit: Duration,
-    frames: Frames,
+    time_limit: Option<Duration>,
+    frames: FrameReader<Incoming>,
+    list: impl FnOnce(u32) -> Listed,
     to_host: &mpsc::Sender<Bytes>,
 ) -> Result<Exit, AgentError> {
     let begun = Instant::now();
-    let Command { cgroup, streams, child } = command;
+    let Command { cgroup, streams, child, device, .. } = command;
     let timed_out = AtomicBool::new(false);
 
     let ended = tokio::select! {
         ended = async {
-            let ended = match begin(starter, child, to_host).await? {
-                Some(ended) => ended,
-                None => follow(child, cgroup, streams, frames, to_host).await,
+            let ended = match begin(starter, child, list, to_host).await? {
+                Begun::Ended(ended) => ended,
+                Begun::Runs(_listed) => follow(child, cgroup, streams, frames, to_host).await,
             };
             if timed_out.load(Ordering::Relaxed) {
                 // Whatever outlives the command now is killed in time: the answer says that the
@@ -67,7 +71,8 @@ pub async fn drive(
         never = enforce(cgroup, time_limit, to_host, &timed_out) => match never {},
     };
     streams.stdin.close();
-    drain(&streams.stdout, &streams.stderr, to_host).await;
+    *device = None;
+    drain(&streams.output, to_host).await;
 
     let (exit_code, signal) = match ended {
         Ended::Exited(code) => (code, None),
@@ -82,43 +87,52 @@ pub async fn drive(
     })
 }
 
-/// Makes the process and tells the host; `Some` when its program could not be executed.
+enum Begun {
+    Runs(Listed),
+    /// Its program could not be executed.
+    Ended(Ended),
+}
+
+/// Makes the process and tells the host, to whom it is reachable from then on.
 async fn begin(
     starter: Starter,
     child: &mut Child,
+    list: impl FnOnce(u32) -> Listed,
     to_host: &mpsc::Sender<Bytes>,
-) -> Result<Option<Ended>, AgentError> {
+) -> Result<Begun, AgentError> {
     let start = starter.start().await?;
     let started = Started { pid: pid_of(child) };
+    let listed = list(started.pid);
     let frame = Frame::json(FrameKind::Started, &started)
         .map_err(|e| AgentError::io("describe the process")(io::Error::other(e)))?;
     // A host that has gone is `enforce`'s to notice, here and below.
     let _ = to_host.send(frame.encode()).await;
-    let Start::NotExecuted { exit_code, mut reason } = start else { return Ok(None) };
+    let Start::NotExecuted { exit_code, mut reason } = start else {
+        return Ok(Begun::Runs(listed));
+    };
     reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
     let text = Bytes::from(format!("scaibunker: {reason}\n"));
     let _ = to_host.send(Frame::data(FrameKind::Stderr, text).encode()).await;
     child.ended().await;
-    Ok(Some(Ended::Exited(exit_code)))
+    Ok(Begun::Ended(Ended::Exited(exit_code)))
 }
 
-/// Passes bytes and signals on until the process has ended.
+/// Passes bytes on until the process has ended.
 async fn follow(
     child: &mut Child,
     cgroup: &CommandCgroup,
     streams: &mut Streams,
-    frames: Frames,
+    frames: FrameReader<Incoming>,
     to_host: &mpsc::Sender<Bytes>,
 ) -> Ended {
-    let leader = pid_of(child);
-    let Streams { stdin, stdout, stderr } = streams;
+    let Streams { stdin, output } = streams;
     let chunks = AtomicU64::new(0);
     let output = async {
-        tokio::join!(stdout.pump(to_host, &chunks), stderr.pump(to_host, &chunks));
+        output.pump(to_host, &chunks).await;
         pending::<Infallible>().await
     };
     let input = async {
-        if feed(stdin, frames, leader).await.is_err() {
+        if feed(stdin, frames).await.is_err() {
             // Killed before its input is closed: half an input must not look like a whole one.
             let _ = cgroup.kill();
         }
@@ -132,29 +146,44 @@ async fn follow(
     }
 }
 
+/// The host's frames cannot be followed further.
+#[derive(Debug, thiserror::Error)]
+enum FeedError {
+    #[error(transparent)]
+    Read(#[from] ReadError<hyper::Error>),
+    #[error("the host sent a {0:?} frame to a running command")]
+    Unexpected(FrameKind),
+}
+
 /// Passes the host's frames on to the command until there are no more.
-async fn feed(stdin: &mut Input, mut frames: Frames, leader: u32) -> Result<(), StreamError> {
+async fn feed(stdin: &mut Input, mut frames: FrameReader<Incoming>) -> Result<(), FeedError> {
     while let Some(frame) = frames.next().await? {
         match frame.kind {
             FrameKind::Stdin => stdin.write_all(frame.payload).await,
-            FrameKind::StdinEnd => stdin.close(),
-            kind => return Err(StreamError::Unexpected(kind)),
+            FrameKind::StdinEnd => stdin.end().await,
+            kind => return Err(FeedError::Unexpected(kind)),
         }
     }
-    stdin.close();
+    stdin.end().await;
     Ok(())
 }
 
 /// Ends the command's processes when its time is up or the host has given the stream up.
 async fn enforce(
     cgroup: &CommandCgroup,
-    time_limit: Duration,
+    time_limit: Option<Duration>,
     to_host: &mpsc::Sender<Bytes>,
     timed_out: &AtomicBool,
 ) -> Infallible {
+    let time_is_up = async {
+        match time_limit {
+            Some(limit) => sleep(limit).await,
+            None => pending().await,
+        }
+    };
     let in_time = tokio::select! {
         () = to_host.closed() => true,
-        () = sleep(time_limit) => false,
+        () = time_is_up => false,
     };
     if !in_time {
         timed_out.store(true, Ordering::Relaxed);
@@ -171,7 +200,7 @@ async fn enforce(
 }
 
 /// Delivers what the command has written, and for a moment what its children still write.
-async fn drain(stdout: &Output, stderr: &Output, to_host: &mpsc::Sender<Bytes>) {
+async fn drain(output: &Outputs, to_host: &mpsc::Sender<Bytes>) {
     let chunks = AtomicU64::new(0);
     let give_up = Instant::now() + DRAIN_LIMIT;
     let is_quiet = async {
@@ -185,10 +214,10 @@ async fn drain(stdout: &Output, stderr: &Output, to_host: &mpsc::Sender<Bytes>) 
     };
     tokio::select! {
         biased;
-        _ = async { tokio::join!(stdout.pump(to_host, &chunks), stderr.pump(to_host, &chunks)) } => {}
+        () = output.pump(to_host, &chunks) => {}
         () = is_quiet => {
             // A host slower than this is waited for: the command itself wrote these bytes.
-            tokio::join!(stdout.flush(to_host), stderr.flush(to_host));
+            output.flush(to_host).await;
         }
     }
 }

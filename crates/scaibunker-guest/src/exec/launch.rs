@@ -10,6 +10,9 @@ use scaibunker_guest_protocol::exec::ExecSpec;
 
 use crate::{accounts::Account, error::AgentError};
 
+/// What a shell's caller most likely has.
+const DEFAULT_TERM: &str = "xterm-256color";
+
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Longest exec id; a cgroup is named after it.
@@ -44,9 +47,14 @@ pub fn is_exec_id(id: &str) -> bool {
 impl Launch {
     /// Checks `spec` and lays it out for `account`.
     pub fn new(spec: &ExecSpec, account: Account) -> Result<Self, AgentError> {
-        let program = spec.argv.first().filter(|program| !program.is_empty());
-        let program = program.ok_or_else(|| AgentError::Invalid("no command".to_owned()))?;
-        let env = environment(&spec.env, &account)?;
+        let (program, argv) = match spec.argv.first() {
+            Some(program) if program.is_empty() => {
+                return Err(AgentError::Invalid("the command's name is empty".to_owned()));
+            }
+            Some(program) => (program.clone(), spec.argv.clone()),
+            None => (account.shell.clone(), vec![login_name(&account.shell)]),
+        };
+        let env = environment(spec, &account)?;
         let path = env.get("PATH").map_or("", String::as_str);
         let cwd = match &spec.cwd {
             Some(cwd) if cwd.starts_with('/') => Cwd::Explicit(c_string(cwd)?),
@@ -60,8 +68,8 @@ impl Launch {
         let env = env.iter().map(|(name, value)| c_string(&format!("{name}={value}")));
         Ok(Self {
             cwd,
-            candidates: candidates(program, path)?,
-            argv: spec.argv.iter().map(|arg| c_string(arg)).collect::<Result<_, _>>()?,
+            candidates: candidates(&program, path)?,
+            argv: argv.iter().map(|arg| c_string(arg)).collect::<Result<_, _>>()?,
             env: env.collect::<Result<_, _>>()?,
             account,
         })
@@ -74,14 +82,11 @@ fn c_string(text: &str) -> Result<CString, AgentError> {
 }
 
 /// What a login would set, under what the caller wants.
-fn environment(
-    wanted: &BTreeMap<String, String>,
-    account: &Account,
-) -> Result<BTreeMap<String, String>, AgentError> {
-    if let Some(name) = wanted.keys().find(|name| name.is_empty() || name.contains('=')) {
+fn environment(spec: &ExecSpec, account: &Account) -> Result<BTreeMap<String, String>, AgentError> {
+    if let Some(name) = spec.env.keys().find(|name| name.is_empty() || name.contains('=')) {
         return Err(AgentError::Invalid(format!("`{name}` cannot name a variable")));
     }
-    let mut env = wanted.clone();
+    let mut env = spec.env.clone();
     for (name, value) in [
         ("HOME", account.home.as_str()),
         ("USER", &account.name),
@@ -91,7 +96,15 @@ fn environment(
     ] {
         env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
     }
+    if spec.terminal.is_some() {
+        env.entry("TERM".to_owned()).or_insert_with(|| DEFAULT_TERM.to_owned());
+    }
     Ok(env)
+}
+
+/// A shell that is called like this reads the user's profile.
+fn login_name(shell: &str) -> String {
+    format!("-{}", shell.rsplit('/').next().unwrap_or(shell))
 }
 
 /// Where `program` may be: itself when it has a slash, else in each directory of `path`, in
@@ -110,6 +123,7 @@ fn candidates(program: &str, path: &str) -> Result<Vec<CString>, AgentError> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use scaibunker_guest_protocol::exec::TerminalSize;
 
     use super::*;
 
@@ -125,7 +139,8 @@ mod tests {
             cwd: None,
             env: BTreeMap::new(),
             user: "1000".to_owned(),
-            timeout_ms: 1,
+            timeout_ms: None,
+            terminal: None,
         }
     }
 
@@ -156,9 +171,19 @@ mod tests {
     }
 
     #[test]
+    fn no_command_is_the_login_shell() {
+        let account = crate::accounts::look_up("u", "u:x:7:7::/home/u:/usr/bin/fish", "").unwrap();
+        let mut spec = spec(&[]);
+        spec.terminal = Some(TerminalSize { cols: 80, rows: 24 });
+        let launch = Launch::new(&spec, account).unwrap();
+        assert_eq!(strings(&launch.candidates), ["/usr/bin/fish"]);
+        assert_eq!(strings(&launch.argv), ["-fish"]);
+        assert!(strings(&launch.env).contains(&"TERM=xterm-256color"));
+    }
+
+    #[test]
     fn what_cannot_work_is_refused() {
-        let refused: [fn(&mut ExecSpec); 7] = [
-            |s| s.argv.clear(),
+        let refused: [fn(&mut ExecSpec); 6] = [
             |s| s.argv[0].clear(),
             |s| s.argv.push("a\0b".to_owned()),
             |s| s.cwd = Some("relative".to_owned()),

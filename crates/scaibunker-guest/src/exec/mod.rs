@@ -7,10 +7,11 @@
 
 mod command;
 mod drive;
-mod frames;
 mod launch;
+mod running;
 mod spawn;
 mod streams;
+mod terminal;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use hyper::body::Incoming;
 use scaibunker_guest_protocol::{
     exec::ExecSpec,
     frame::{Frame, FrameKind},
+    frame_reader::FrameReader,
     log::LogLine,
 };
 use tokio::{
@@ -26,7 +28,8 @@ use tokio::{
     time::{Duration, timeout},
 };
 
-use self::{command::Command, drive::drive, frames::Frames, launch::is_exec_id};
+pub use self::running::Running;
+use self::{command::Command, drive::drive, launch::is_exec_id};
 use crate::{body::Body, error::AgentError, root::BunkerRoot, server::Agent};
 
 /// Frames on their way to the host.
@@ -49,8 +52,8 @@ pub async fn serve(
     root: Arc<BunkerRoot>,
     body: Incoming,
 ) -> Result<Body, AgentError> {
-    let mut frames = Frames::new(body);
-    let spec = frames.spec().await?;
+    let mut frames = FrameReader::new(body);
+    let spec = read_spec(&mut frames).await?;
     if !is_exec_id(&spec.exec_id) {
         return Err(AgentError::Invalid("an exec id is 1 to 64 of [a-z0-9_]".to_owned()));
     }
@@ -65,11 +68,23 @@ pub async fn serve(
     Ok(Body::stream(first, from_command))
 }
 
+/// The first frame, which says what to run.
+async fn read_spec(frames: &mut FrameReader<Incoming>) -> Result<ExecSpec, AgentError> {
+    let frame = frames.next().await;
+    let frame = frame.map_err(|e| AgentError::Invalid(format!("cannot read the exec: {e}")))?;
+    match frame {
+        Some(frame) if frame.kind == FrameKind::Spec => {
+            frame.parse().map_err(|e| AgentError::Invalid(e.to_string()))
+        }
+        _ => Err(AgentError::Invalid("an exec starts with its specification".to_owned())),
+    }
+}
+
 async fn run(
     agent: Arc<Agent>,
     root: Arc<BunkerRoot>,
     spec: ExecSpec,
-    frames: Frames,
+    frames: FrameReader<Incoming>,
     to_host: mpsc::Sender<Bytes>,
 ) {
     let log = |message: String| {
@@ -79,8 +94,10 @@ async fn run(
     let mut command = None;
     let outcome = async {
         let (prepared, starter) = Command::prepare(&agent, &root, &spec)?;
-        let time_limit = Duration::from_millis(spec.timeout_ms.unwrap_or(u64::MAX));
-        drive(command.insert(prepared), starter, time_limit, frames, &to_host).await
+        let time_limit = spec.timeout_ms.map(Duration::from_millis);
+        let terminal = prepared.terminal.clone();
+        let list = |leader| agent.running.list(&spec.exec_id, leader, terminal);
+        drive(command.insert(prepared), starter, time_limit, frames, list, &to_host).await
     };
     let last = match outcome.await {
         Ok(exit) => {

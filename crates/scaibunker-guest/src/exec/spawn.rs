@@ -15,7 +15,7 @@ use std::{
 use rustix::{
     fs::{CWD, Mode, OFlags, openat},
     io::Errno,
-    process::{Resource, Rlimit, chdir, chroot, fchdir, setrlimit, setsid, umask},
+    process::{Resource, Rlimit, chdir, chroot, fchdir, ioctl_tiocsctty, setrlimit, setsid, umask},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
@@ -30,12 +30,14 @@ const NO_CORE_DUMPS: Rlimit = Rlimit { current: Some(0), maximum: Some(0) };
 
 const SHELL: &CStr = c"/bin/sh";
 
-/// Ends of pipes that become the child's standard streams.
+/// What becomes the child's standard streams.
 #[derive(Debug)]
 pub struct ChildStreams {
     pub stdin: OwnedFd,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
+    /// Whether they are a terminal, which then controls the child's session.
+    pub is_terminal: bool,
 }
 
 /// How far a child came that did not become its program.
@@ -201,6 +203,9 @@ fn enter_bunker(shared: &Shared<'_>) -> Result<(), Failure> {
 
 fn take_place(shared: &Shared<'_>) -> Result<(), Errno> {
     setsid()?;
+    if shared.streams.is_terminal {
+        ioctl_tiocsctty(&shared.streams.stdin)?;
+    }
     // The agent's own exemption would be inherited.
     let score = openat(CWD, c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty())?;
     rustix::io::write(&score, b"0")?;

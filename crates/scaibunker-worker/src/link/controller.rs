@@ -3,15 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, upgrade::Upgraded};
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use scaibunker_api::{
     API_PREFIX,
     envelope::{Envelope, ErrorEnvelope},
@@ -22,18 +16,16 @@ use scaibunker_api::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
+use crate::http_client::{HttpClient, HttpError};
+
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// A call to the controller failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    #[error("the controller's URL or the worker token cannot be used in a request")]
-    Unusable(#[source] http::Error),
-    #[error("cannot set up TLS")]
-    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("cannot reach the controller at {base}")]
-    Unreachable { base: String, source: legacy::Error },
+    #[error("cannot call the controller")]
+    Http(#[from] HttpError),
     #[error("the controller at {base} did not answer within {} s", CALL_LIMIT.as_secs())]
     Silent { base: String },
     #[error("the controller refused the worker: {0}")]
@@ -54,30 +46,13 @@ impl LinkError {
 
 /// One controller and the token for it.
 pub struct ControllerClient {
-    http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    base: String,
-    authorization: HeaderValue,
+    http: HttpClient<Full<Bytes>>,
 }
 
 impl ControllerClient {
     /// A client of the controller at `base`. Nothing is dialled yet.
     pub fn new(base: &str, token: &str) -> Result<Self, LinkError> {
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {token}"))
-            .map_err(|e| LinkError::Unusable(e.into()))?;
-        authorization.set_sensitive(true);
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(CALL_LIMIT));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(base)?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .build(connector);
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), authorization })
+        Ok(Self { http: HttpClient::new(base, token)? })
     }
 
     /// Introduces the worker and learns its id.
@@ -97,10 +72,8 @@ impl ControllerClient {
         let request = self
             .request(Method::GET, &format!("/workers/{id}/link"))
             .header(header::CONNECTION, "upgrade")
-            .header(header::UPGRADE, LINK_PROTOCOL)
-            .body(Full::default())
-            .map_err(LinkError::Unusable)?;
-        let response = self.send(request).await?;
+            .header(header::UPGRADE, LINK_PROTOCOL);
+        let response = self.send(request, Full::default()).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(refusal(response).await);
         }
@@ -108,10 +81,7 @@ impl ControllerClient {
     }
 
     fn request(&self, method: Method, path: &str) -> http::request::Builder {
-        Request::builder()
-            .method(method)
-            .uri(format!("{}{API_PREFIX}{path}", self.base))
-            .header(header::AUTHORIZATION, self.authorization.clone())
+        self.http.request(method, &format!("{API_PREFIX}{path}"))
     }
 
     async fn post(
@@ -120,33 +90,19 @@ impl ControllerClient {
         body: &impl Serialize,
     ) -> Result<Response<Incoming>, LinkError> {
         let json = serde_json::to_vec(body).unwrap_or_default();
-        let request = self
-            .request(Method::POST, path)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::from(json))
-            .map_err(LinkError::Unusable)?;
-        self.send(request).await
+        let request =
+            self.request(Method::POST, path).header(header::CONTENT_TYPE, "application/json");
+        self.send(request, Full::from(json)).await
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, LinkError> {
-        timeout(CALL_LIMIT, self.http.request(request))
-            .await
-            .map_err(|_| LinkError::Silent { base: self.base.clone() })?
-            .map_err(|source| LinkError::Unreachable { base: self.base.clone(), source })
+    async fn send(
+        &self,
+        request: http::request::Builder,
+        body: Full<Bytes>,
+    ) -> Result<Response<Incoming>, LinkError> {
+        let sent = timeout(CALL_LIMIT, self.http.send(request, body)).await;
+        Ok(sent.map_err(|_| LinkError::Silent { base: self.http.base().to_owned() })??)
     }
-}
-
-/// The machine's root certificates are read only when they are needed.
-fn tls_config(base: &str) -> Result<ClientConfig, LinkError> {
-    let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| LinkError::Tls(e.into()))?;
-    let builder = if base.starts_with("https:") {
-        builder.with_native_roots().map_err(|e| LinkError::Tls(e.into()))?
-    } else {
-        builder.with_root_certificates(RootCertStore::empty())
-    };
-    Ok(builder.with_no_client_auth())
 }
 
 async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, LinkError> {

@@ -6,9 +6,17 @@
 //!          └▶ dial ─▶ serve until the connection breaks ─▶ register again
 //! ```
 
+mod commit;
 mod controller;
 mod exec;
+mod execs;
+mod file_answer;
+mod files;
+mod guest_call;
+mod input;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,8 +35,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::controller::{ControllerClient, LinkError};
-use crate::{chain, supervisor::Supervisor};
+pub use self::{
+    controller::{ControllerClient, LinkError},
+    routes::router,
+};
+use crate::{chain, storage::StorageClient, supervisor::Supervisor};
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
@@ -36,8 +47,14 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What one unread stream may hold in this process.
 const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
+/// The largest that HTTP/2 has: a command that does not read its input must stop no other call.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// A piece of a file; more is taken apart by the controller.
+const MAX_FRAME_BYTES: u32 = 256 * 1024;
+/// A call on two longest paths, percent-encoded, and the rest of the head.
+const MAX_HEADER_BYTES: u32 = 32 * 1024;
 const MAX_STREAMS: u32 = 4_096;
 /// How long the last word to the controller may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
@@ -46,6 +63,7 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 pub struct Link {
     pub controller: ControllerClient,
     pub supervisor: Arc<Supervisor>,
+    pub storage: Arc<StorageClient>,
     /// What the worker says of itself; `worker_id` is filled in once it is known.
     pub introduction: RegisterWorker,
     /// Remembers the id that the controller gave.
@@ -108,7 +126,7 @@ impl Link {
         connection: Upgraded,
         shutdown: &CancellationToken,
     ) -> Result<(), LinkError> {
-        let routes = routes::router(Arc::clone(&self.supervisor));
+        let routes = router(Arc::clone(&self.supervisor), Arc::clone(&self.storage));
         let served = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -116,6 +134,8 @@ impl Link {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_STREAMS)
+            .max_frame_size(MAX_FRAME_BYTES)
+            .max_header_list_size(MAX_HEADER_BYTES)
             .serve_connection(connection, TowerToHyperService::new(routes));
         tokio::pin!(served);
         tokio::select! {

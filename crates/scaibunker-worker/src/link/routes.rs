@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, Request, State},
+    extract::{FromRef, Path, Request, State},
     http::{HeaderMap, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -17,24 +17,66 @@ use scaibunker_api::{
     ids::BunkerId,
     worker::{BunkerReport, StartBunker},
 };
+use scaibunker_guest_protocol::files::{
+    DeleteCall, FileCall, ListCall, MakeDirectoryCall, MoveCall, WatchCall, WriteCall,
+};
+use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
 
-use super::exec;
-use crate::supervisor::Supervisor;
+use super::{commit, exec, execs, files::pass};
+use crate::{storage::StorageClient, supervisor::Supervisor};
 
 type Supervised = State<Arc<Supervisor>>;
 
-pub(super) fn router(supervisor: Arc<Supervisor>) -> Router {
+/// What the routes work with.
+#[derive(Clone)]
+struct Parts {
+    supervisor: Arc<Supervisor>,
+    storage: Arc<StorageClient>,
+}
+
+impl FromRef<Parts> for Arc<Supervisor> {
+    fn from_ref(parts: &Parts) -> Self {
+        Self::clone(&parts.supervisor)
+    }
+}
+
+impl FromRef<Parts> for Arc<StorageClient> {
+    fn from_ref(parts: &Parts) -> Self {
+        Self::clone(&parts.storage)
+    }
+}
+
+/// The worker's routes, without a connection to serve them on.
+pub fn router(supervisor: Arc<Supervisor>, storage: Arc<StorageClient>) -> Router {
+    let files = Router::<Parts>::new()
+        .route("/files", get(pass::<FileCall>).put(pass::<WriteCall>).delete(pass::<DeleteCall>))
+        .route("/files/stat", get(pass::<FileCall>))
+        .route("/files/list", get(pass::<ListCall>))
+        .route("/files/mkdir", post(pass::<MakeDirectoryCall>))
+        .route("/files/move", post(pass::<MoveCall>))
+        .route("/files/watch", get(pass::<WatchCall>))
+        .route("/files/archive", get(pass::<FileCall>).put(pass::<WriteCall>))
+        .route("/files/commit", post(commit::commit));
+    let execs = Router::<Parts>::new()
+        .route("/exec", post(exec::start))
+        .route("/execs", get(execs::list))
+        .route("/execs/{exec_id}", get(execs::show).delete(execs::remove))
+        .route("/execs/{exec_id}/attach", post(exec::attach))
+        .route("/execs/{exec_id}/input", post(execs::input))
+        .route("/execs/{exec_id}/signal", post(execs::signal))
+        .route("/execs/{exec_id}/resize", post(execs::resize));
     Router::new()
         .route("/bunkers", get(list))
         .route("/bunkers/{id}", get(show).put(start).delete(remove))
-        .route("/bunkers/{id}/exec", post(exec::exec).layer(DefaultBodyLimit::disable()))
+        .nest("/bunkers/{id}", files.merge(execs))
         .fallback(unknown_route)
         .layer(middleware::from_fn(with_request_id))
-        .with_state(supervisor)
+        .with_state(Parts { supervisor, storage })
 }
 
 /// A failure as it goes over the link.
+#[derive(Debug)]
 pub(super) struct Failure(pub ErrorBody);
 
 impl From<ErrorBody> for Failure {
@@ -60,6 +102,12 @@ pub(super) fn request_id(headers: &HeaderMap) -> String {
     text.unwrap_or_default().to_owned()
 }
 
+/// A JSON body, whatever its type is said to be.
+pub(super) fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ErrorBody> {
+    serde_json::from_slice(body)
+        .map_err(|e| ErrorBody::new(ErrorCode::BadRequest, format!("not the expected body: {e}")))
+}
+
 async fn list(State(supervisor): Supervised) -> Json<Vec<BunkerReport>> {
     Json(supervisor.reports())
 }
@@ -77,8 +125,7 @@ async fn start(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<BunkerReport>, Failure> {
-    let spec: StartBunker = serde_json::from_slice(&body)
-        .map_err(|e| ErrorBody::new(ErrorCode::BadRequest, format!("not a bunker's start: {e}")))?;
+    let spec: StartBunker = read_json(&body)?;
     Ok(Json(supervisor.start(id, spec, request_id(&headers)).await?))
 }
 

@@ -12,13 +12,15 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use scaibunker_api::{bunker::BunkerStatus, ids::BunkerId};
+use comfy_table::Table;
+use scaibunker_api::ids::BunkerId;
 use serde::{Deserialize, Serialize};
 
 use super::{
     BenchBunkerArgs,
     fleet::Fleet,
-    machine::{Setting, field},
+    machine::field,
+    report::{self, Header, shown},
     stats::Summary,
 };
 use crate::{cli::GlobalArgs, exit::Failure, output::Output, signals::Stop, tables::table};
@@ -48,11 +50,8 @@ pub struct DensityArgs {
 /// What is printed with --json.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    bench: &'static str,
     #[serde(flatten)]
-    setting: Setting,
-    image: &'a str,
-    memory_mb: u32,
+    header: Header<'a>,
     count: u32,
     /// Bunkers whose process was found.
     measured: usize,
@@ -66,28 +65,23 @@ struct Report<'a> {
 pub async fn run(global: &GlobalArgs, args: &DensityArgs, stop: Stop) -> Result<u8, Failure> {
     let (client, output) = (global.client()?, global.output());
     let vms_dir = global.data_dir()?.join("worker/vms");
-    let setting = Setting::of(&client).await;
+    let header = Header::of("density", &client, &args.bunker).await;
     let fleet = Fleet::new(client);
     let measured = measure(&fleet, args, &vms_dir, output, &stop).await;
     fleet.end_all().await?;
     let Measured { pss_kb, settled } = measured?;
     let total_kb: u64 = pss_kb.values().sum();
     let report = Report {
-        bench: "density",
-        setting,
-        image: &args.bunker.image,
-        memory_mb: args.bunker.memory,
+        header,
         count: args.count,
         measured: pss_kb.len(),
         settled,
         pss_mb: Summary::of(pss_kb.into_values().map(mebibytes)),
         total_pss_mb: mebibytes(total_kb),
     };
-    if output.is_json() {
-        output.document(&report)?
-    } else {
-        report.print(output)?
-    }
+    let state = if report.settled { "settled" } else { "still changing" };
+    let about = format!(", idle; PSS a bunker in MiB, {state}");
+    report::print(output, &report, &report.header, &about, &report.table())?;
     Ok(0)
 }
 
@@ -103,24 +97,9 @@ async fn measure(
     output: Output,
     stop: &Stop,
 ) -> Result<Measured, Failure> {
-    let progress = output.counted_progress("starting bunkers", args.count.into());
-    let mut ids = BTreeSet::new();
-    for _ in 0..args.count {
-        let created = fleet.create(&args.bunker.request()).await?;
-        let bunker = created.data;
-        if bunker.status != BunkerStatus::Running {
-            let (id, status, request_id) =
-                (bunker.id, bunker.status.as_str(), created.meta.request_id);
-            return Err(
-                anyhow!("the bunker {id} is {status} instead of running [{request_id}]").into()
-            );
-        }
-        ids.insert(bunker.id);
-        progress.step();
-        if let Some(signal) = stop.signal() {
-            return Err(Failure::Stopped(signal));
-        }
-    }
+    let progress = output.progress("starting bunkers");
+    let request = args.bunker.request();
+    let ids = fleet.create_running(&request, args.count, stop).await?.into_iter().collect();
     progress.say("waiting for their memory to settle");
     let mut before = None;
     for _ in 0..MAX_READINGS {
@@ -224,25 +203,16 @@ fn mebibytes(kb: u64) -> f64 {
 }
 
 impl Report<'_> {
-    fn print(&self, output: Output) -> Result<(), Failure> {
-        output.line(&self.setting.line())?;
-        let state = if self.settled { "settled" } else { "still changing" };
-        output.line(&format!(
-            "{}, {} MiB, idle; PSS a bunker in MiB, {state}",
-            self.image, self.memory_mb
-        ))?;
-        let shown = |figure: fn(Summary) -> f64| {
-            self.pss_mb.map_or_else(|| "-".to_owned(), |summary| format!("{:.1}", figure(summary)))
-        };
+    fn table(&self) -> Table {
         let row = [
             format!("{}/{}", self.measured, self.count),
-            shown(|pss| pss.min),
-            shown(|pss| pss.median),
-            shown(|pss| pss.p95),
-            shown(|pss| pss.max),
+            shown(self.pss_mb, |pss| pss.min),
+            shown(self.pss_mb, |pss| pss.median),
+            shown(self.pss_mb, |pss| pss.p95),
+            shown(self.pss_mb, |pss| pss.max),
             format!("{:.1}", self.total_pss_mb),
         ];
-        output.table(&table(["MEASURED", "MIN", "MEDIAN", "P95", "MAX", "TOTAL"], [row]))
+        table(["MEASURED", "MIN", "MEDIAN", "P95", "MAX", "TOTAL"], [row])
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::anyhow;
 use futures_util::{StreamExt as _, stream};
 use scaibunker_api::{
-    bunker::{Bunker, CreateBunker},
+    bunker::{Bunker, BunkerStatus, CreateBunker},
     envelope::Envelope,
     ids::BunkerId,
 };
@@ -16,6 +16,7 @@ use scaibunker_api::{
 use crate::{
     client::{Client, ClientError},
     exit::Failure,
+    signals::Stop,
 };
 
 /// Bunkers that are ended at the same time.
@@ -44,6 +45,30 @@ impl Fleet {
         let created = self.client.create_bunker(request, true).await?;
         self.ids().insert(created.data.id);
         Ok(created)
+    }
+
+    /// Creates `count` bunkers, one after the other, all of which have to run.
+    pub async fn create_running(
+        &self,
+        request: &CreateBunker,
+        count: u32,
+        stop: &Stop,
+    ) -> Result<Vec<BunkerId>, Failure> {
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            let created = self.create(request).await?;
+            if let Some(signal) = stop.signal() {
+                return Err(Failure::Stopped(signal));
+            }
+            let (bunker, request_id) = (created.data, created.meta.request_id);
+            if bunker.status != BunkerStatus::Running {
+                let (id, status) = (bunker.id, bunker.status.as_str());
+                let message = format!("the bunker {id} is {status} instead of running");
+                return Err(anyhow!("{message} [{request_id}]").into());
+            }
+            ids.push(bunker.id);
+        }
+        Ok(ids)
     }
 
     /// Ends one bunker and waits until nothing of it is left.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use comfy_table::Table;
 use scaibunker_api::{
     bunker::{BunkerStatus, CreateBunker},
     ids::BunkerId,
@@ -14,7 +15,13 @@ use scaibunker_api::{
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{BenchBunkerArgs, fleet::Fleet, machine::Setting, milliseconds, stats::Summary};
+use super::{
+    BenchBunkerArgs,
+    fleet::Fleet,
+    milliseconds,
+    report::{self, Header, shown, shown_failures},
+    stats::Summary,
+};
 use crate::{
     cli::GlobalArgs,
     client::{Client, ClientError},
@@ -82,11 +89,8 @@ impl ModeArg {
 /// What is printed with --json.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    bench: &'static str,
     #[serde(flatten)]
-    setting: Setting,
-    image: &'a str,
-    memory_mb: u32,
+    header: Header<'a>,
     stagger_ms: u64,
     pause_ms: u64,
     runs: Vec<Run>,
@@ -135,8 +139,7 @@ struct Bench {
 /// Measures, ends all bunkers, prints; gives the exit code.
 pub async fn run(global: &GlobalArgs, args: &TtiArgs, stop: Stop) -> Result<u8, Failure> {
     let (client, output) = (global.client()?, global.output());
-    // Also opens the connection that the first attempt uses.
-    let setting = Setting::of(&client).await;
+    let header = Header::of("tti", &client, &args.bunker).await;
     let bench = Arc::new(Bench {
         fleet: Fleet::new(client.clone()),
         client,
@@ -152,20 +155,12 @@ pub async fn run(global: &GlobalArgs, args: &TtiArgs, stop: Stop) -> Result<u8, 
         }
     }
     let failed = runs.iter().any(|run| run.succeeded < run.count);
-    let report = Report {
-        bench: "tti",
-        setting,
-        image: &args.bunker.image,
-        memory_mb: args.bunker.memory,
-        stagger_ms: args.stagger_ms,
-        pause_ms: args.pause_ms,
-        runs,
-    };
-    if output.is_json() {
-        output.document(&report)?
-    } else {
-        report.print(output)?
-    }
+    let report = Report { header, stagger_ms: args.stagger_ms, pause_ms: args.pause_ms, runs };
+    let about = format!(
+        "; staggered by {} ms, sequential with a pause of {} ms; times in ms",
+        args.stagger_ms, args.pause_ms
+    );
+    report::print(output, &report, &report.header, &about, &report.table())?;
     Ok(if failed { exit::FAILED } else { 0 })
 }
 
@@ -313,28 +308,17 @@ impl Mode {
 }
 
 impl Report<'_> {
-    fn print(&self, output: Output) -> Result<(), Failure> {
-        output.line(&self.setting.line())?;
-        let (stagger, pause) = (self.stagger_ms, self.pause_ms);
-        output.line(&format!(
-            "{}, {} MiB; staggered by {stagger} ms, sequential with a pause of {pause} ms; times in ms",
-            self.image, self.memory_mb
-        ))?;
+    fn table(&self) -> Table {
         let header = [
             "MODE", "OK", "MIN", "MEDIAN", "P95", "P99", "MAX", "CREATE", "EXEC", "WALL",
             "FAILURES",
         ];
-        output.table(&table(header, self.runs.iter().map(Run::row)))
+        table(header, self.runs.iter().map(Run::row))
     }
 }
 
 impl Run {
     fn row(&self) -> [String; 11] {
-        let shown = |summary: Option<Summary>, figure: fn(Summary) -> f64| {
-            summary.map_or_else(|| "-".to_owned(), |summary| format!("{:.1}", figure(summary)))
-        };
-        let failures: Vec<_> =
-            self.failures.iter().map(|(code, count)| format!("{count} × {code}")).collect();
         [
             self.mode.as_str().to_owned(),
             format!("{}/{}", self.succeeded, self.count),
@@ -346,7 +330,7 @@ impl Run {
             shown(self.create_ms, |create| create.median),
             shown(self.exec_ms, |exec| exec.median),
             format!("{:.0}", self.wall_ms),
-            if failures.is_empty() { "0".to_owned() } else { failures.join(", ") },
+            shown_failures(&self.failures),
         ]
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use scaibunker_api::exec::{ExecOutcome, OutputChunk, Started};
+use scaibunker_api::exec::{ExecOutcome, OutputChunk, OutputGap, Started};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -28,18 +28,21 @@ pub enum ExecEvent {
     Started(Started),
     Stdout(Bytes),
     Stderr(Bytes),
+    /// Output before this is no longer at hand.
+    Gap(OutputGap),
     /// The command ended; no event follows.
     Exit(ExecOutcome),
 }
 
 /// A command whose output is read while it runs. Dropping it closes the connection, which ends
-/// the command.
+/// the command if this was the call that started it.
 #[derive(Debug)]
 pub struct ExecStream {
     body: Incoming,
     parser: Parser,
     ready: VecDeque<Event>,
     request_id: Option<String>,
+    next_seq: u64,
 }
 
 impl ExecStream {
@@ -49,7 +52,13 @@ impl ExecStream {
             body: response.into_body(),
             parser: Parser::default(),
             ready: VecDeque::new(),
+            next_seq: 0,
         }
+    }
+
+    /// The sequence number after the last piece of output that was given out or lost.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
     }
 
     /// The next event; `None` after the server has ended the stream as it should. Cancel-safe.
@@ -87,11 +96,16 @@ impl ExecStream {
     }
 
     /// `None` for an event that this client does not know.
-    fn decode(&self, event: &Event) -> Result<Option<ExecEvent>, ClientError> {
+    fn decode(&mut self, event: &Event) -> Result<Option<ExecEvent>, ClientError> {
         Ok(Some(match event.name.as_str() {
             "started" => ExecEvent::Started(self.json(event)?),
             "stdout" => ExecEvent::Stdout(self.bytes(event)?),
             "stderr" => ExecEvent::Stderr(self.bytes(event)?),
+            "gap" => {
+                let gap: OutputGap = self.json(event)?;
+                self.next_seq = gap.next_seq;
+                ExecEvent::Gap(gap)
+            }
             "exit" => ExecEvent::Exit(self.json(event)?),
             "error" => {
                 let error: WireError = self.json(event)?;
@@ -101,8 +115,9 @@ impl ExecStream {
         }))
     }
 
-    fn bytes(&self, event: &Event) -> Result<Bytes, ClientError> {
+    fn bytes(&mut self, event: &Event) -> Result<Bytes, ClientError> {
         let chunk: OutputChunk = self.json(event)?;
+        self.next_seq = chunk.seq.saturating_add(1);
         match (chunk.text, chunk.base64) {
             (Some(text), None) => Ok(text.into()),
             (None, Some(base64)) => {

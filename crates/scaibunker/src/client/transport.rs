@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, request};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -16,6 +16,7 @@ use scaibunker_api::{API_PREFIX, REQUEST_ID_HEADER};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
+    content::{Content, RequestBody},
     endpoint::Endpoint,
     error::{ClientError, WireError, root_cause},
 };
@@ -28,16 +29,20 @@ const MAX_SHOWN_CHARS: usize = 200;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Silence after which the kernel asks whether the peer's machine is still there.
+/// Silence after which the kernel asks whether the peer's machine is still there, and how often it
+/// asks before the connection counts as broken.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
+const KEEPALIVE_RETRIES: u32 = 3;
 
 /// How long an idle connection is kept for the next call.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+type Pool = legacy::Client<HttpsConnector<HttpConnector>, RequestBody>;
+
 /// A connection pool with a base address and a credential.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
-    http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: Pool,
     endpoint: Endpoint,
 }
 
@@ -49,6 +54,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    async fn read(response: Response<Incoming>) -> Result<Self, ClientError> {
+        let (status, request_id) = (response.status(), request_id(response.headers()));
+        let body = read(response.into_body(), &request_id).await?;
+        Ok(Self { status, body, request_id })
+    }
+
     /// The answer as the envelope that the route promises.
     pub(super) fn decode<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         serde_json::from_slice(&self.body).map_err(|error| ClientError::Unexpected {
@@ -60,21 +71,7 @@ impl Answer {
 
 impl Transport {
     pub(super) fn new(endpoint: &Endpoint) -> Result<Self, ClientError> {
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        tcp.set_keepalive(Some(KEEPALIVE_TIME));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(endpoint.is_https)?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .build(connector);
-        Ok(Self { http, endpoint: endpoint.clone() })
+        Ok(Self { http: pool(endpoint.is_https)?, endpoint: endpoint.clone() })
     }
 
     /// A call whose whole answer is read, within [`MAX_ANSWER_BYTES`] and `limit`.
@@ -85,12 +82,7 @@ impl Transport {
         body: Option<&impl Serialize>,
         limit: Duration,
     ) -> Result<Answer, ClientError> {
-        let exchange = async {
-            let response = self.open(method, path, body).await?;
-            let (status, request_id) = (response.status(), request_id(response.headers()));
-            let body = read(response.into_body(), &request_id).await?;
-            Ok(Answer { status, body, request_id })
-        };
+        let exchange = async { Answer::read(self.open(method, path, body).await?).await };
         tokio::time::timeout(limit, exchange)
             .await
             .unwrap_or(Err(ClientError::TooSlow { limit_s: limit.as_secs() }))
@@ -103,40 +95,113 @@ impl Transport {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let response =
-            self.http.request(self.request(method, path, body)?).await.map_err(|error| {
-                if error.is_connect() {
-                    ClientError::Unreachable {
-                        base: self.endpoint.base.clone(),
-                        is_local: self.endpoint.is_local,
-                        reason: root_cause(&error),
-                    }
-                } else {
-                    ClientError::Interrupted { reason: root_cause(&error), request_id: None }
-                }
-            })?;
+        let head = self.head(method, path);
+        let request = match body {
+            None => head.body(RequestBody::default()),
+            Some(body) => {
+                let json = serde_json::to_vec(body).map_err(unusable)?;
+                head.header(header::CONTENT_TYPE, "application/json")
+                    .body(Content::from(Bytes::from(json)).into_body())
+            }
+        };
+        self.request(request.map_err(unusable)?).await
+    }
+
+    /// A `PUT` of bytes that may be many; as long as they flow it may take its time.
+    pub(super) async fn put(&self, path: &str, content: Content) -> Result<Answer, ClientError> {
+        let request = content.onto(self.head(Method::PUT, path)).map_err(unusable)?;
+        Answer::read(self.request(request).await?).await
+    }
+
+    /// A `PUT` to a signed URL, which may be anywhere and gets no credential.
+    pub(super) async fn put_signed(
+        &self,
+        url: &str,
+        headers: impl IntoIterator<Item = (&String, &String)>,
+        content: Content,
+    ) -> Result<(), ClientError> {
+        let mut head = Request::builder().method(Method::PUT).uri(url);
+        for (name, value) in headers {
+            head = head.header(name, value);
+        }
+        let request = content.onto(head).map_err(unusable)?;
+        let is_https = request.uri().scheme_str() == Some("https");
+        let base = request.uri().authority().map_or_else(String::new, ToString::to_string);
+        let answer = pool(is_https)?.request(request).await;
+        let response = answer.map_err(|error| failed(&error, &base, false))?;
+        if response.status().is_success() { Ok(()) } else { Err(refusal(response).await) }
+    }
+
+    /// Asks for another protocol on the connection of a call; the answer is 101.
+    pub(super) async fn upgrade(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut head = self.head(Method::GET, path);
+        for (name, value) in headers {
+            head = head.header(*name, *value);
+        }
+        let response = self.send(head.body(RequestBody::default()).map_err(unusable)?).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            Ok(response)
+        } else {
+            Err(refusal(response).await)
+        }
+    }
+
+    fn head(&self, method: Method, path: &str) -> request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("{}{API_PREFIX}{path}", self.endpoint.base))
+            .header(header::AUTHORIZATION, self.endpoint.authorization.clone())
+    }
+
+    async fn request(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let response = self.send(request).await?;
         if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
     }
 
-    fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&impl Serialize>,
-    ) -> Result<Request<Full<Bytes>>, ClientError> {
-        let unusable = |reason: String| ClientError::Unexpected { reason, request_id: None };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{API_PREFIX}{path}", self.endpoint.base))
-            .header(header::AUTHORIZATION, self.endpoint.authorization.clone());
-        let body = match body {
-            None => Bytes::new(),
-            Some(body) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                serde_json::to_vec(body).map_err(|error| unusable(error.to_string()))?.into()
-            }
-        };
-        request.body(Full::new(body)).map_err(|error| unusable(error.to_string()))
+    async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, ClientError> {
+        let endpoint = &self.endpoint;
+        let answer = self.http.request(request).await;
+        answer.map_err(|error| failed(&error, &endpoint.base, endpoint.is_local))
+    }
+}
+
+fn pool(is_https: bool) -> Result<Pool, ClientError> {
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_keepalive(Some(KEEPALIVE_TIME));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_TIME));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls_config(is_https)?)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
+    Ok(legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .build(connector))
+}
+
+/// A request that cannot even be written.
+fn unusable(error: impl std::fmt::Display) -> ClientError {
+    ClientError::Unexpected { reason: error.to_string(), request_id: None }
+}
+
+fn failed(error: &legacy::Error, base: &str, is_local: bool) -> ClientError {
+    let reason = root_cause(error);
+    if error.is_connect() {
+        ClientError::Unreachable { base: base.to_owned(), is_local, reason }
+    } else {
+        ClientError::Interrupted { reason, request_id: None }
     }
 }
 

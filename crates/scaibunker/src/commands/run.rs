@@ -4,7 +4,13 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{create::BunkerArgs, exec::CommandArgs};
-use crate::{attach, cli::GlobalArgs, exit::Failure, launch, signals::Stop};
+use crate::{
+    attach::{self, Input},
+    cli::GlobalArgs,
+    exit::Failure,
+    launch,
+    signals::Stop,
+};
 
 /// Run a command in a new bunker and remove the bunker after it
 ///
@@ -28,7 +34,7 @@ pub async fn run(global: &GlobalArgs, args: RunArgs) -> Result<u8, Failure> {
     // Before there is a bunker: input that cannot be sent must not cost one.
     let command = args.command.into_request([], output, &stop).await?;
     let bunker = launch::launch(&client, &args.bunker.into_request()?, output, &stop).await?;
-    let code = attach::run(&client, bunker.id, command, output, &stop).await;
+    let code = attach::run(&client, bunker.id, command, Input::InRequest, output, &stop).await;
     if args.keep {
         output.note(&format!("the bunker {} keeps running", bunker.id));
     } else {

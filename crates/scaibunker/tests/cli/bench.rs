@@ -1,9 +1,11 @@
 //! The benches measure, report and leave nothing.
 
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::{
     fake_controller::FakeController,
+    fake_files::Node,
     program::{client, finish, has_noticed, run, send, start},
 };
 
@@ -56,13 +58,64 @@ async fn an_interrupted_bench_leaves_no_bunker() {
     }
 }
 
+fn figure<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let figures = report["figures"].as_array().unwrap();
+    let found = figures.iter().find(|figure| figure["name"].as_str().unwrap().starts_with(name));
+    found.unwrap_or_else(|| panic!("{name}: {report}"))
+}
+
 #[tokio::test]
-async fn exec_measures_in_one_bunker() {
+async fn exec_measures_round_trips_output_and_keys() {
     let controller = FakeController::start().await;
-    let report = run(&controller, &["bench", "exec", "--count", "7", "--json"]).await.json();
-    assert_eq!((&report["succeeded"], &report["failures"]), (&7.into(), &serde_json::json!({})));
+    let amounts = ["--count", "7", "--bunkers", "3", "--count-each", "5", "--output-mb", "2"];
+    let args = [&["bench", "exec", "--quick", "--json"], &amounts[..]].concat();
+    let report = run(&controller, &args).await.json();
+    for (name, succeeded) in [
+        ("exec of `true`", 7),
+        ("exec of `true`, all", 1),
+        ("streamed text", 1),
+        ("streamed zero", 1),
+        ("the text, thrown away", 1),
+        ("echo of a key", 10),
+    ] {
+        let figure = figure(&report, name);
+        assert_eq!((&figure["succeeded"], &figure["failures"]), (&succeeded.into(), &json!({})));
+        assert!(figure["values"]["median"].as_f64().unwrap() > 0.0, "{figure}");
+    }
+    assert_eq!(figure(&report, "exec of")["target"], 12.0);
+    assert_eq!(report["engines"][0], "fake 1 (tcg)");
     let seen = controller.seen();
-    assert_eq!((seen.creates.len(), seen.execs.len(), seen.live()), (1, 7, 0));
+    let trues = seen.execs.iter().filter(|exec| exec["command"][0] == "true").count();
+    assert_eq!((seen.creates.len(), trues, seen.live()), (3, 7 + 15, 0));
+    assert_eq!(seen.typed, b"aaaaaaaaaa\x04\x04");
+}
+
+#[tokio::test]
+async fn files_are_put_read_uploaded_and_committed() {
+    let controller = FakeController::start().await;
+    let get = Node::File(vec![7; 2 << 20], 0o644);
+    controller.seen.send_modify(|seen| {
+        seen.files.insert("/home/scaibunker-bench/get".to_owned(), get);
+    });
+    let ended = run(&controller, &["bench", "files", "--quick"]).await;
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{}", ended.text());
+    for part in ["PUT", "≤ 250", "GET", "upload", "commit ", "≥ 80", "no disk", "disk alone"] {
+        assert!(ended.text().contains(part), "{part}: {}", ended.text());
+    }
+    let seen = controller.seen();
+    assert_eq!((seen.puts.len(), seen.uploads.len(), seen.commits.len()), (3, 2, 2));
+    assert!(seen.creates[0]["disk_mb"].as_u64() > Some(24) && seen.live() == 0);
+}
+
+#[tokio::test]
+async fn what_is_missing_is_a_failure_and_not_a_figure() {
+    let controller = FakeController::start().await;
+    let report = run(&controller, &["bench", "files", "--quick", "--json"]).await;
+    assert_eq!(report.code, 1);
+    let report = report.json();
+    let get = figure(&report, "GET");
+    assert_eq!((&get["failures"], &get["met"]), (&json!({"FILE_NOT_FOUND": 1}), &Value::Null));
+    assert_eq!(controller.seen().live(), 0);
 }
 
 #[tokio::test]

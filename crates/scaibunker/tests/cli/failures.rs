@@ -113,7 +113,24 @@ async fn wrong_usage_is_2_and_reaches_no_server() {
         &["rm", "--all", "bnk_1"],
         &["bench", "tti", "--count", "0"],
         &["completions", "cmd"],
+        &["up", "--public-url", "bunkers.example"],
+        &["up", "--s3-endpoint", "http://127.0.0.1:1"],
+        &["cp", "x"],
+        &["bench", "files", "--put-mb", "11"],
     ] {
         assert_eq!(ended(&mut program(args)).await.code, 2, "{args:?}");
     }
+}
+
+#[tokio::test]
+async fn a_bucket_without_keys_stops_the_server_before_it_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().to_str().unwrap();
+    let args = ["up", "--listen", "127.0.0.1:0", "--data-dir", data_dir, "--s3-bucket", "b"];
+    let mut command = program(&args);
+    command.env("SCAIBUNKER_S3_SECRET_ACCESS_KEY", "hidden");
+    let ended = ended(&mut command).await;
+    assert_eq!(ended.code, 1);
+    assert_one_line(&ended, &["bucket b", "SCAIBUNKER_S3_ACCESS_KEY_ID"]);
+    assert!(!ended.stderr.contains("hidden"));
 }

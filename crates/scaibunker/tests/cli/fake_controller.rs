@@ -8,11 +8,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Path, Query, Request, State},
+    extract::{DefaultBodyLimit, Path, Query, Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use scaibunker_api::{
     API_PREFIX, REQUEST_ID_HEADER,
@@ -21,7 +21,11 @@ use scaibunker_api::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use crate::fake_commands;
+use crate::{
+    fake_commands,
+    fake_files::{self, Node},
+    fake_shell,
+};
 
 pub const KEY: &str = "sgk_test";
 
@@ -36,6 +40,23 @@ pub struct Seen {
     pub bunkers: BTreeMap<String, Value>,
     /// Lets the creates of `slow` go on.
     pub slow_creates_may_go_on: bool,
+    /// Commands that were started with `detach` or left input open, by id.
+    pub started: BTreeMap<String, Value>,
+    /// Input and signals of commands, with their ids.
+    pub inputs: Vec<Value>,
+    pub signals: Vec<(String, Value)>,
+    /// The query of every shell, and what was typed into them.
+    pub shells: Vec<BTreeMap<String, String>>,
+    pub typed: Vec<u8>,
+    /// The files of the bunkers, and what was done to them.
+    pub files: BTreeMap<String, Node>,
+    pub puts: Vec<String>,
+    pub uploads: Vec<Value>,
+    pub commits: Vec<Value>,
+    /// What was sent to signed URLs, by key.
+    pub objects: BTreeMap<String, Vec<u8>>,
+    /// Signed URLs are refused.
+    pub store_is_full: bool,
 }
 
 impl Seen {
@@ -49,7 +70,7 @@ impl Seen {
 pub struct FakeController {
     pub url: String,
     pub seen: Arc<watch::Sender<Seen>>,
-    _server: Arc<AbortOnDrop>,
+    server: Arc<AbortOnDrop>,
 }
 
 #[derive(Debug)]
@@ -66,19 +87,44 @@ type App = Arc<watch::Sender<Seen>>;
 impl FakeController {
     pub async fn start() -> Self {
         let seen: App = Arc::default();
+        seen.send_modify(|seen| seen.files = fake_files::tree());
         let routes = Router::new()
             .route("/bunkers", post(create).get(list))
             .route("/bunkers/{id}", get(read).delete(delete))
             .route("/bunkers/{id}/exec", post(fake_commands::exec))
+            .route("/bunkers/{id}/execs", get(fake_commands::list))
+            .route("/bunkers/{id}/execs/{exec_id}", get(fake_commands::record))
+            .route("/bunkers/{id}/execs/{exec_id}/stream", get(fake_commands::attach))
+            .route("/bunkers/{id}/execs/{exec_id}/input", post(fake_commands::input))
+            .route("/bunkers/{id}/execs/{exec_id}/signal", post(fake_commands::signal))
+            .route("/bunkers/{id}/shell", get(fake_shell::shell))
+            .route("/bunkers/{id}/files/", get(fake_files::get).put(fake_files::put))
+            .route(
+                "/bunkers/{id}/files/{*path}",
+                get(fake_files::get)
+                    .put(fake_files::put)
+                    .post(fake_files::post)
+                    .delete(fake_files::delete),
+            )
             .route("/images", get(images))
             .route("/workers", get(workers))
             .layer(middleware::from_fn(authorise))
+            .layer(DefaultBodyLimit::disable())
+            .with_state(Arc::clone(&seen));
+        let signed = Router::new()
+            .route("/signed/{*key}", put(fake_files::put_signed))
+            .layer(DefaultBodyLimit::disable())
             .with_state(Arc::clone(&seen));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let app = Router::new().nest(API_PREFIX, routes);
+        let app = Router::new().nest(API_PREFIX, routes).merge(signed);
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { url, seen, _server: Arc::new(AbortOnDrop(server)) }
+        Self { url, seen, server: Arc::new(AbortOnDrop(server)) }
+    }
+
+    /// Lets nobody in any more; connections that are open stay.
+    pub fn stop_listening(&self) {
+        self.server.0.abort();
     }
 
     pub fn seen(&self) -> Seen {
@@ -239,7 +285,7 @@ pub fn is_live(bunker: &Value) -> bool {
     bunker["status"] != "terminated" && bunker["status"] != "failed"
 }
 
-fn list_answer(data: Value) -> Response {
+pub fn list_answer(data: Value) -> Response {
     let mut body = envelope(data);
     body["has_more"] = false.into();
     body["next_cursor"] = Value::Null;

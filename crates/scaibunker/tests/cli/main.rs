@@ -3,10 +3,17 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod bench;
+mod cp;
+mod execs;
 mod failures;
 mod fake_commands;
 mod fake_controller;
+mod fake_files;
+mod fake_shell;
+mod files;
 mod program;
+mod pseudo_terminal;
 mod records;
 mod run;
+mod shell;
 mod stopping;

@@ -7,6 +7,10 @@
 
 mod api;
 mod commands;
+mod exec;
 mod faults;
+mod files;
 mod hostile;
+mod manual;
 mod server;
+mod shell;

@@ -12,8 +12,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -38,6 +39,13 @@ pub struct Answer {
 }
 
 impl Answer {
+    pub fn of(response: Response<Bytes>) -> Self {
+        let bytes = response.body();
+        let json = serde_json::from_slice(bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()));
+        Self { status: response.status(), json }
+    }
+
     pub fn data(&self) -> &Value {
         assert!(self.status.is_success(), "{}: {}", self.status, self.json);
         &self.json["data"]
@@ -139,22 +147,80 @@ impl Server {
         command
     }
 
-    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let key = fs::read_to_string(self.data_dir().join("admin.key")).unwrap();
+    pub fn key(&self) -> String {
+        fs::read_to_string(self.data_dir().join("admin.key")).unwrap().trim().to_owned()
+    }
+
+    /// The address of a route.
+    pub fn address(&self, path: &str) -> String {
+        format!("{}{PREFIX}{path}", self.url)
+    }
+
+    /// Sends a request with the admin key.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Response<Incoming> {
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}{PREFIX}{path}", self.url))
-            .header(header::AUTHORIZATION, format!("Bearer {}", key.trim()));
-        if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+            .uri(self.address(path))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.key()));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
+        let request = request.body(Full::from(body.into())).unwrap();
+        self.http.request(request).await.unwrap()
+    }
+
+    /// The same, and reads the whole answer.
+    pub async fn fetch(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Response<Bytes> {
+        let (head, body) = self.send(method, path, headers, body).await.into_parts();
+        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+    }
+
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let headers: &[_] = match body {
+            Some(_) => &[("content-type", "application/json")],
+            None => &[],
+        };
         let text = body.map(|body| body.to_string()).unwrap_or_default();
-        let response = self.http.request(request.body(Full::from(text)).unwrap()).await.unwrap();
-        let status = response.status();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        let json = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Answer { status, json }
+        Answer::of(self.fetch(method, path, headers, text).await)
+    }
+
+    /// An ordinary curl with the admin key; its arguments follow.
+    pub fn curl(&self) -> Command {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--max-time", "120", "--header"]);
+        command.arg(format!("Authorization: Bearer {}", self.key())).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs one of the scripts in `clients/`, which speak to the server with other people's
+    /// libraries, and returns what it printed.
+    pub async fn python(&self, script: &str, arguments: &[&str]) -> String {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let mut command = tokio::process::Command::new(target.join("tools/python/bin/python"));
+        command
+            .arg(root.join("tests/microvm/clients").join(script))
+            .args(arguments)
+            .env("SCAIBUNKER_URL", &self.url)
+            .env("SCAIBUNKER_API_KEY", self.key())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = command.output().await.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        text
     }
 
     /// A running bunker's id.

@@ -1,21 +1,19 @@
 //! The channel to one guest agent: HTTP/2 over its virtio port.
 
+mod exchange;
+
 use std::{
     io::{self, Cursor},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header::HeaderValue};
-use http_body_util::{BodyExt, Full, Limited, combinators::BoxBody};
-use hyper::{
-    body::Incoming,
-    client::conn::http2::{Builder, SendRequest},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use h2::client::{Builder, SendRequest};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::HeaderValue};
+use http_body_util::{BodyExt as _, Limited};
 use scaibunker_api::REQUEST_ID_HEADER;
 use scaibunker_guest_protocol::{
-    GuestError, MAX_JSON_BYTES,
+    GuestError, GuestErrorKind, MAX_JSON_BYTES,
     exec::ExecSpec,
     frame::{Frame, FrameKind},
     greeting::Greeting,
@@ -28,17 +26,22 @@ use tokio::{
 };
 use uuid::Uuid;
 
+pub use self::exchange::{AnswerBody, GuestBody};
 use crate::{assets::ImageConfig, engine, vm_home::VmHome};
 
 /// How long a greeting may stay without its echo before a fresh one is sent: bytes that a booting
 /// guest never read are lost.
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(500);
 const RETRY_INTERVAL: Duration = Duration::from_millis(2);
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
-
-/// A body the worker sends to a guest.
-pub type GuestBody = BoxBody<Bytes, io::Error>;
+/// What one unread stream may hold in this process.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Room for every stream that a worker opens: one that nobody reads must stop no other.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+/// An output frame and its header in one piece.
+const MAX_FRAME_BYTES: u32 = 128 * 1024;
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+/// Of one request's body on its way to the guest.
+const SEND_BUFFER_BYTES: usize = 512 * 1024;
 
 /// The guest agent could not be reached or refused.
 #[derive(Debug, thiserror::Error)]
@@ -48,15 +51,15 @@ pub enum ChannelError {
     #[error("cannot reach the guest agent")]
     Connect(#[from] io::Error),
     #[error("the session with the guest agent broke")]
-    Http(#[from] hyper::Error),
+    Http(#[from] h2::Error),
     #[error("the guest agent refused: {0}")]
-    Refused(String),
+    Refused(GuestError),
 }
 
 /// A session; clones share it.
 #[derive(Debug, Clone)]
 pub struct GuestChannel {
-    sender: SendRequest<GuestBody>,
+    sender: SendRequest<Bytes>,
 }
 
 impl GuestChannel {
@@ -78,13 +81,19 @@ impl GuestChannel {
     }
 
     async fn attempt(home: &VmHome) -> Result<Self, ChannelError> {
-        let stream = greet(engine::channel(home).await?).await?;
-        let (sender, connection) = Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
+        Self::open(engine::channel(home).await?).await
+    }
+
+    /// Opens a session on a connected port.
+    pub async fn open(port: UnixStream) -> Result<Self, ChannelError> {
+        let (sender, connection) = Builder::new()
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(16 * 1024)
-            .handshake(TokioIo::new(stream))
+            .max_frame_size(MAX_FRAME_BYTES)
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
+            .enable_push(false)
+            .handshake(greet(port).await?)
             .await?;
         // Ends with the session: when the peer or the last sender goes.
         tokio::spawn(connection);
@@ -124,8 +133,7 @@ impl GuestChannel {
         };
         let spec = Frame::json(FrameKind::Spec, &spec).map_err(io::Error::other)?.encode();
         let end = Frame::data(FrameKind::StdinEnd, Bytes::new()).encode();
-        let wire = Bytes::from([spec, end].concat());
-        let body = Full::new(wire).map_err(|never| match never {}).boxed();
+        let body = GuestBody::Whole(Bytes::from([spec, end].concat()));
         let run = async {
             let mut output = self.send(Method::POST, "/exec", body, "").await?.into_body();
             while let Some(piece) = output.frame().await {
@@ -139,41 +147,60 @@ impl GuestChannel {
     }
 
     async fn call(&self, path: &str, body: Bytes, request_id: &str) -> Result<(), ChannelError> {
-        let body = Full::new(body).map_err(|never| match never {}).boxed();
+        let body = GuestBody::Whole(body);
         let response = self.send(Method::POST, path, body, request_id).await?;
         if response.status() == StatusCode::NO_CONTENT {
             return Ok(());
         }
-        let text = Limited::new(response.into_body(), MAX_JSON_BYTES)
-            .collect()
-            .await
-            .map_err(|e| ChannelError::Refused(e.to_string()))?
-            .to_bytes();
-        let message = serde_json::from_slice::<GuestError>(&text)
-            .map_or_else(|_| "no reason given".to_owned(), |error| printable(&error.message));
-        Err(ChannelError::Refused(message))
+        Err(ChannelError::Refused(refusal(response.into_body()).await))
     }
 
-    /// Sends a request whose answer the caller reads.
+    /// Sends a request whose answer the caller reads. Dropping the answer resets the stream.
     pub async fn send(
         &self,
         method: Method,
         path: &str,
         body: GuestBody,
         request_id: &str,
-    ) -> Result<Response<Incoming>, ChannelError> {
+    ) -> Result<Response<AnswerBody>, ChannelError> {
+        self.send_with(method, path, HeaderMap::new(), body, request_id).await
+    }
+
+    /// [`Self::send`] with further headers.
+    pub async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: GuestBody,
+        request_id: &str,
+    ) -> Result<Response<AnswerBody>, ChannelError> {
         let mut request = Request::new(body);
         *request.method_mut() = method;
-        *request.uri_mut() = format!("http://guest{path}")
-            .parse()
-            .map_err(|_| ChannelError::Refused(format!("bad path {path}")))?;
+        *request.uri_mut() =
+            format!("http://guest{path}").parse().map_err(|e| ChannelError::Connect(bad_path(e)))?;
+        *request.headers_mut() = headers;
         if let Ok(value) = HeaderValue::from_str(request_id) {
             request.headers_mut().insert(REQUEST_ID_HEADER, value);
         }
-        let mut sender = self.sender.clone();
-        sender.ready().await?;
-        Ok(sender.send_request(request).await?)
+        Ok(exchange::exchange(self.sender.clone(), request).await?)
     }
+}
+
+fn bad_path(error: http::uri::InvalidUri) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
+/// Why the agent refused a request, as it says itself; printable.
+pub async fn refusal(body: AnswerBody) -> GuestError {
+    let whole = Limited::new(body, MAX_JSON_BYTES).collect().await;
+    let bytes = whole.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let silent = || GuestError {
+        kind: GuestErrorKind::Failed,
+        message: "it gave no reason".to_owned(),
+    };
+    let GuestError { kind, message } = serde_json::from_slice(&bytes).unwrap_or_else(|_| silent());
+    GuestError { kind, message: printable(&message) }
 }
 
 /// Opens a session: what comes before the greeting's echo is an earlier session's.

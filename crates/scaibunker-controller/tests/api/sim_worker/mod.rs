@@ -1,12 +1,11 @@
 //! A worker without microVMs that speaks the real protocol over a real link.
-//!
-//! Its commands: `echo TEXT…`, `cat`, `bytes N` (N bytes of `x`), `hex DIGITS…` (a piece each),
-//! `exit CODE`, `killed`, `sleep` (until it is cancelled), `die` (the bunker ends), `stop answering` and `hang up` (the stream ends or
-//! breaks).
+
+mod commands;
+mod execs;
+mod files;
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -16,14 +15,13 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::Body,
-    extract::{Path, Request, State},
+    extract::{Path, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
@@ -32,21 +30,21 @@ use jiff::Timestamp;
 use scaibunker_api::{
     API_PREFIX,
     error::{ErrorBody, ErrorCode},
-    exec::Command,
-    ids::{BunkerId, WorkerId},
+    ids::{BunkerId, ExecId, WorkerId},
     worker::{
         BunkerReport, Capacity, Heartbeat, LINK_PROTOCOL, PROTOCOL_VERSION, ReadyImage,
-        RegisterWorker, StartBunker, StartExec, WorkerBunkerState,
+        RegisterWorker, StartBunker, WorkerBunkerState,
     },
 };
-use scaibunker_guest_protocol::{
-    exec::{Exit, Started},
-    frame::{Frame, FrameDecoder, FrameKind},
-};
 use serde_json::Value;
-use tokio::{net::TcpStream, sync::mpsc};
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tempfile::TempDir;
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, broadcast},
+};
 use tokio_util::sync::CancellationToken;
+
+use self::execs::SimExec;
 
 use crate::{client::Api, server::WORKER_TOKEN};
 
@@ -62,6 +60,21 @@ pub struct Sim {
     pub starts: AtomicUsize,
     pub running_commands: AtomicUsize,
     pub request_ids: Mutex<Vec<String>>,
+    pub execs: Mutex<BTreeMap<ExecId, Arc<SimExec>>>,
+    /// The root of every bunker.
+    pub root: TempDir,
+    /// File bodies that ended before their end.
+    pub broken_puts: AtomicUsize,
+    /// Bytes of file bodies that arrived.
+    pub put_bytes: AtomicU64,
+    /// Pieces of an endless file that were taken.
+    pub given_pieces: AtomicUsize,
+    /// Breaks a file off that is being read.
+    pub file_breaks: Notify,
+    /// Whether calls on files acted as root.
+    pub acted_as_root: Mutex<Vec<bool>>,
+    changes: broadcast::Sender<String>,
+    base: Mutex<String>,
     id: Mutex<Option<WorkerId>>,
     link: Mutex<CancellationToken>,
 }
@@ -96,6 +109,15 @@ impl SimWorker {
             starts: AtomicUsize::new(0),
             running_commands: AtomicUsize::new(0),
             request_ids: Mutex::default(),
+            execs: Mutex::default(),
+            root: tempfile::tempdir().unwrap(),
+            broken_puts: AtomicUsize::new(0),
+            put_bytes: AtomicU64::new(0),
+            given_pieces: AtomicUsize::new(0),
+            file_breaks: Notify::new(),
+            acted_as_root: Mutex::default(),
+            changes: broadcast::Sender::new(64),
+            base: Mutex::default(),
             id: Mutex::default(),
             link: Mutex::default(),
         }))
@@ -111,6 +133,7 @@ impl SimWorker {
 
     /// Registers and links. An earlier link stays until the controller ends it.
     pub async fn link(&self, base: &str) {
+        *self.0.base.lock().unwrap() = base.to_owned();
         let api = Api::new(base.to_owned(), WORKER_TOKEN.to_owned());
         let introduction = RegisterWorker {
             worker_id: *self.0.id.lock().unwrap(),
@@ -187,7 +210,14 @@ impl SimWorker {
         Router::new()
             .route("/bunkers", get(list))
             .route("/bunkers/{id}", axum::routing::put(start).delete(remove))
-            .route("/bunkers/{id}/exec", post(exec))
+            .route("/bunkers/{id}/exec", post(execs::start))
+            .route("/bunkers/{id}/execs", get(execs::list))
+            .route("/bunkers/{id}/execs/{exec_id}", get(execs::show).delete(execs::end))
+            .route("/bunkers/{id}/execs/{exec_id}/attach", post(execs::attach))
+            .route("/bunkers/{id}/execs/{exec_id}/input", post(execs::input))
+            .route("/bunkers/{id}/execs/{exec_id}/signal", post(execs::signal))
+            .route("/bunkers/{id}/execs/{exec_id}/resize", post(execs::resize))
+            .merge(files::routes())
             .with_state(self.clone())
     }
 }
@@ -228,107 +258,7 @@ async fn remove(State(worker): State<SimWorker>, Path(id): Path<BunkerId>) -> St
     StatusCode::NO_CONTENT
 }
 
-/// Counts a command for as long as it is there.
-struct Running(SimWorker);
-
-impl Running {
-    fn new(worker: SimWorker) -> Self {
-        worker.running_commands.fetch_add(1, Ordering::Relaxed);
-        Self(worker)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running_commands.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn exec(
-    State(worker): State<SimWorker>,
-    Path(id): Path<BunkerId>,
-    request: Request,
-) -> Response {
-    if worker.held().get(&id) != Some(&WorkerBunkerState::Running) {
-        let error = ErrorBody::new(ErrorCode::BunkerNotRunning, "it does not run here");
-        return (StatusCode::CONFLICT, Json(error)).into_response();
-    }
-    let mut decoder = FrameDecoder::default();
-    decoder.push(&request.into_body().collect().await.unwrap().to_bytes());
-    let start: StartExec = decoder.next_frame().unwrap().unwrap().parse().unwrap();
-    let mut stdin = Vec::new();
-    while let Some(frame) = decoder.next_frame().unwrap() {
-        stdin.extend_from_slice(&frame.payload);
-    }
-    let (output, frames) = mpsc::channel(4);
-    let running = Running::new(worker.clone());
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = run(&worker, id, start, stdin, &output) => {}
-            () = output.closed() => {}
-        }
-        drop(running);
-    });
-    // A `None` stands for a broken connection.
-    let body = ReceiverStream::new(frames).map(|frame: Option<Frame>| match frame {
-        Some(frame) => Ok::<_, std::io::Error>(frame.encode()),
-        None => Err(std::io::Error::other("hung up")),
-    });
-    Body::from_stream(body).into_response()
-}
-
-async fn run(
-    worker: &SimWorker,
-    id: BunkerId,
-    start: StartExec,
-    stdin: Vec<u8>,
-    output: &mpsc::Sender<Option<Frame>>,
-) -> Result<(), mpsc::error::SendError<Option<Frame>>> {
-    let Some(Command::Argv(argv)) = start.command else { panic!("this worker has no shell") };
-    let out = |bytes: Vec<u8>| Some(Frame::data(FrameKind::Stdout, bytes.into()));
-    let started = Frame::json(FrameKind::Started, &Started { pid: 42 }).unwrap();
-    output.send(Some(started)).await?;
-    let mut exit =
-        Exit { exit_code: 0, signal: None, timed_out: false, oom_killed: false, duration_ms: 1 };
-    match argv[0].as_str() {
-        "echo" => {
-            output.send(out(format!("{}\n", argv[1..].join(" ")).into_bytes())).await?;
-            let said = Frame::data(FrameKind::Stderr, Bytes::from_static(b"said\n"));
-            output.send(Some(said)).await?;
-        }
-        "cat" => {
-            for piece in stdin.chunks(60_000) {
-                output.send(out(piece.to_vec())).await?;
-            }
-        }
-        "bytes" => {
-            let mut left: usize = argv[1].parse().unwrap();
-            while left > 0 {
-                let piece = left.min(64 * 1024);
-                output.send(out(vec![b'x'; piece])).await?;
-                left -= piece;
-            }
-        }
-        "hex" => {
-            for digits in &argv[1..] {
-                let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
-                output.send(out((0..digits.len()).step_by(2).map(byte).collect())).await?;
-            }
-        }
-        "exit" => exit.exit_code = argv[1].parse().unwrap(),
-        "killed" => {
-            exit.exit_code = 137;
-            exit.signal = Some(9);
-        }
-        "sleep" => match std::future::pending::<Infallible>().await {},
-        "die" => {
-            worker.held().insert(id, WorkerBunkerState::Ended { reason: "died".to_owned() });
-            let error = ErrorBody::new(ErrorCode::BunkerLost, "the microVM died");
-            return output.send(Some(Frame::json(FrameKind::Error, &error).unwrap())).await;
-        }
-        "stop answering" => return Ok(()),
-        "hang up" => return output.send(None).await,
-        other => panic!("this worker has no {other}"),
-    }
-    output.send(Some(Frame::json(FrameKind::Exit, &exit).unwrap())).await
+/// An error as workers send it.
+fn refusal(code: ErrorCode, message: impl Into<String>) -> Response {
+    (code.http_status(), Json(ErrorBody::new(code, message))).into_response()
 }

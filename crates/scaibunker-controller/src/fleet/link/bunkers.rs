@@ -1,0 +1,39 @@
+//! Calls on bunkers as a whole.
+
+use std::time::Duration;
+
+use http::Method;
+use scaibunker_api::{
+    ids::BunkerId,
+    worker::{BunkerReport, StartBunker},
+};
+
+use super::{CALL_LIMIT, Link, LinkError, RequestBody, json_request, request};
+
+/// A microVM that is not there after this long counts as failed.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+impl Link {
+    /// Starts a bunker; returns once it runs.
+    pub async fn start(
+        &self,
+        id: BunkerId,
+        spec: &StartBunker,
+        request_id: &str,
+    ) -> Result<BunkerReport, LinkError> {
+        let request = json_request(Method::PUT, &format!("/bunkers/{id}"), request_id, spec)?;
+        self.call(request, START_LIMIT).await
+    }
+
+    /// Frees everything of a bunker and makes the worker forget it.
+    pub async fn remove(&self, id: BunkerId, request_id: &str) -> Result<(), LinkError> {
+        let path = format!("/bunkers/{id}");
+        self.tell(request(Method::DELETE, &path, request_id, RequestBody::Empty)).await
+    }
+
+    /// What the worker holds.
+    pub async fn list(&self, request_id: &str) -> Result<Vec<BunkerReport>, LinkError> {
+        let request = request(Method::GET, "/bunkers", request_id, RequestBody::Empty);
+        self.call(request, CALL_LIMIT).await
+    }
+}
