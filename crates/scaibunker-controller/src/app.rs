@@ -57,7 +57,7 @@ impl App {
         let drained = CancellationToken::new();
         let bunkers =
             Bunkers::new(store.clone(), Arc::clone(&fleet), tasks.clone(), drained.clone());
-        let execs = Execs::new(Arc::clone(&bunkers), drained.clone());
+        let execs = Execs::new(Arc::clone(&bunkers), tasks.clone(), drained.clone());
         let files = Files::new(Arc::clone(&bunkers), draining.clone());
         let transfers = Transfers::new(Arc::clone(&bunkers), objects.clone());
         let reconciler = Reconciler::new(store.clone(), Arc::clone(&fleet), Arc::clone(&bunkers));

@@ -147,9 +147,11 @@ async fn run(
 ) {
     let say = async |kind, payload: Bytes| {
         let bytes = payload.len() as u64;
-        if output.send(Frame::data(kind, payload)).await.is_ok() {
+        let is_taken = output.send(Frame::data(kind, payload)).await.is_ok();
+        if is_taken {
             guest.sent.fetch_add(bytes, Ordering::SeqCst);
         }
+        is_taken
     };
     let name = argv.first().map_or("login", String::as_str);
     if name == "fail" {
@@ -182,12 +184,10 @@ async fn run(
                 left -= piece;
             }
         }
-        "flood" => loop {
-            say(FrameKind::Stdout, vec![b'y'; 32 * 1024].into()).await;
-        },
+        "flood" => while say(FrameKind::Stdout, vec![b'y'; 32 * 1024].into()).await {},
         "sleep" | "login" => match std::future::pending::<Infallible>().await {},
         "wait" => guest.released.notified().await,
-        "babble" => say(FrameKind::Gap, "?".into()).await,
+        "babble" => drop(say(FrameKind::Gap, "?".into()).await),
         "hang up" => guest.die(),
         other => panic!("this guest has no {other}"),
     }
@@ -232,19 +232,30 @@ async fn file(State(guest): Guest, headers: HeaderMap) -> Response {
     }
 }
 
+/// A body on its way; one that is given up never ends.
+struct Arriving {
+    guest: Arc<GuestDouble>,
+    came: Option<Result<usize, String>>,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let came = self.came.take().unwrap_or_else(|| Err("given up".to_owned()));
+        self.guest.bodies.lock().unwrap().push(came);
+    }
+}
+
 /// `/full` is refused after the first piece, `/slow` is read a piece every 10 ms.
 async fn put(State(guest): Guest, headers: HeaderMap, mut body: Body) -> Response {
     let call: Value = serde_json::from_slice(headers[CALL_HEADER].as_bytes()).unwrap();
     let path = call["path"].as_str().unwrap().to_owned();
     guest.calls.lock().unwrap().push(call);
+    let mut arriving = Arriving { guest, came: None };
     let mut bytes = 0;
     while let Some(piece) = body.frame().await {
         match piece {
             Ok(piece) => bytes += piece.into_data().map_or(0, |data| data.len()),
-            Err(error) => {
-                guest.bodies.lock().unwrap().push(Err(error.to_string()));
-                return refuse(GuestErrorKind::Failed);
-            }
+            Err(_) => return refuse(GuestErrorKind::Failed),
         }
         match path.as_str() {
             "/full" => return refuse(GuestErrorKind::NoSpace),
@@ -252,6 +263,6 @@ async fn put(State(guest): Guest, headers: HeaderMap, mut body: Body) -> Respons
             _ => {}
         }
     }
-    guest.bodies.lock().unwrap().push(Ok(bytes));
+    arriving.came = Some(Ok(bytes));
     format!("{{\"size_bytes\":{bytes}}}").into_response()
 }

@@ -4,10 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shall say where")]
 
+mod lab;
+
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -19,72 +20,20 @@ use scaibunker_guest_protocol::{
     exec::{ExecSpec, Exit},
     frame::{Frame, FrameDecoder, FrameKind},
 };
-use scaibunker_worker::{
-    assets,
-    channel::GuestBody,
-    engine::{
-        Shape,
-        qemu::{Accelerator, Qemu, version},
-    },
-    jail::CgroupRoot,
-    pool::Pool,
-    scratch::ScratchDisks,
-    seat::UidSlots,
-    vm::{Host, Vm},
-    vm_home::Claim,
-};
+use scaibunker_worker::{channel::GuestBody, vm::Vm, vm_home::Claim};
 
-fn target_dir() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_path_buf()
-}
+use self::lab::{Lab, lab};
 
-struct Lab {
-    pool: Arc<Pool>,
-    shape: Shape,
-    _dir: tempfile::TempDir,
-}
-
-async fn lab() -> Lab {
-    let cache = target_dir().join("tmp/cache");
-    let agent = target_dir().join("x86_64-unknown-linux-gnu/guest/scaibunker-guest");
-    let quiet = |_: &str| {};
-    let kernel = assets::kernel(&cache, &agent, &quiet).await.unwrap();
-    let image = assets::image(&cache, "busybox", &quiet).await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["vms", "jail", "disks"] {
-        std::fs::create_dir(dir.path().join(name)).unwrap();
-    }
-    let program = PathBuf::from("/usr/bin/qemu-system-x86_64");
-    let engine = Qemu {
-        version: version(&program).await.unwrap(),
-        program,
-        accelerator: Accelerator::Tcg,
-        kernel,
-        jail_root: dir.path().join("jail"),
+async fn bunker(lab: &Lab) -> Vm {
+    let mut vm = lab.pool.make_now(&lab.shape).await.unwrap();
+    let claim = Claim {
+        bunker_id: BunkerId::generate(),
+        image_user: "bunker".into(),
+        env: BTreeMap::new(),
+        started_at: jiff::Timestamp::now(),
     };
-    let host = Arc::new(Host {
-        engine: Arc::new(engine),
-        disks: ScratchDisks::new(dir.path().join("disks")).unwrap(),
-        vms_dir: dir.path().join("vms"),
-        cgroups: CgroupRoot::detect(Path::new("/sys/fs/cgroup")),
-        uid_slots: Arc::new(UidSlots::default()),
-    });
-    let shape = Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64 };
-    Lab { pool: Pool::new(host, vec![image], 0), shape, _dir: dir }
-}
-
-impl Lab {
-    async fn bunker(&self) -> Vm {
-        let mut vm = self.pool.make_now(&self.shape).await.unwrap();
-        let claim = Claim {
-            bunker_id: BunkerId::generate(),
-            image_user: "bunker".into(),
-            env: BTreeMap::new(),
-            started_at: jiff::Timestamp::now(),
-        };
-        vm.claim(claim, 1000, 256, "req_test").await.unwrap();
-        vm
-    }
+    vm.claim(claim, 1000, 256, "req_test").await.unwrap();
+    vm
 }
 
 async fn run(vm: &Vm, line: &str) -> (Exit, String) {
@@ -122,7 +71,7 @@ async fn run(vm: &Vm, line: &str) -> (Exit, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn clones_of_one_template_share_nothing_that_tells_them_apart() {
     let lab = lab().await;
-    let (a, b) = (lab.bunker().await, lab.bunker().await);
+    let (a, b) = (bunker(&lab).await, bunker(&lab).await);
     let ask = "hostname; cat /etc/machine-id; head -c 16 /dev/urandom | od -An -tx1";
     let ((_, of_a), (_, of_b)) = (run(&a, ask).await, run(&b, ask).await);
     let (of_a, of_b): (Vec<_>, Vec<_>) = (of_a.lines().collect(), of_b.lines().collect());
@@ -140,7 +89,7 @@ async fn clones_of_one_template_share_nothing_that_tells_them_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guests_clock_runs_with_the_hosts() {
     let lab = lab().await;
-    let vm = lab.bunker().await;
+    let vm = bunker(&lab).await;
     let read = async || {
         let (_, text) = run(&vm, "cat /proc/uptime; date +%s").await;
         let mut lines = text.lines();
@@ -159,8 +108,8 @@ async fn a_guests_clock_runs_with_the_hosts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destroyed_vm_leaves_nothing() {
     let lab = lab().await;
-    let vm = lab.bunker().await;
-    let vms = lab.pool.host().vms_dir.clone();
+    let vm = bunker(&lab).await;
+    let vms = lab.dir.path().join("vms");
     let name = std::fs::read_dir(&vms).unwrap().next().unwrap().unwrap().file_name();
     vm.destroy().await;
     assert_eq!(std::fs::read_dir(&vms).unwrap().count(), 0);

@@ -15,9 +15,9 @@ use crate::{domain::exec::PreparedExec, fleet::RequestBody};
 /// Frames on their way to a shell, at most 64 KiB each.
 const FRAMES_IN_FLIGHT: usize = 2;
 
-/// The whole input of a command: what to run, then its standard input, which ends there or stays
-/// open for as long as the command is followed.
-pub(super) fn of_command(prepared: &PreparedExec) -> Result<RequestBody, FrameError> {
+/// The whole input of an attached command: what to run, then its standard input, which ends there
+/// or stays open for as long as the command is followed.
+pub(super) fn of_attached(prepared: &PreparedExec) -> Result<RequestBody, FrameError> {
     let mut input = BytesMut::from(&*Frame::json(FrameKind::Spec, &prepared.start)?.encode());
     input.extend_from_slice(&of_bytes(&prepared.stdin, !prepared.is_input_open));
     let input = input.freeze();
@@ -26,6 +26,16 @@ pub(super) fn of_command(prepared: &PreparedExec) -> Result<RequestBody, FrameEr
     }
     let first = stream::iter([Ok::<_, Infallible>(BodyFrame::data(input))]);
     Ok(RequestBody::stream(StreamBody::new(first.chain(stream::pending()))))
+}
+
+/// What to run detached. Its standard input is fed by a call of its own, since nobody stays with
+/// this one.
+pub(super) fn of_detached(prepared: &PreparedExec) -> Result<RequestBody, FrameError> {
+    let mut input = BytesMut::from(&*Frame::json(FrameKind::Spec, &prepared.start)?.encode());
+    if prepared.stdin.is_empty() && !prepared.is_input_open {
+        input.extend_from_slice(&of_bytes(&[], true));
+    }
+    Ok(RequestBody::Whole(input.freeze()))
 }
 
 /// Frames with `bytes`, and the end of the input after them if they are the last.

@@ -9,15 +9,17 @@ use std::{sync::Arc, time::Duration};
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     exec::{
-        Detached, ExecAnswer, ExecInput, ExecMode, ExecRecord, ExecRequest, ExecSignal,
-        MAX_ANSWER_BYTES, Started,
+        Detached, ExecAnswer, ExecInput, ExecRecord, ExecRequest, ExecSignal, MAX_ANSWER_BYTES,
+        Started,
     },
     ids::{BunkerId, ExecId},
     permission::Permission,
     worker::SendSignal,
 };
+use scaibunker_guest_protocol::frame::FrameError;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument as _, Span};
 
 pub use self::{
     input::ShellInput,
@@ -41,10 +43,14 @@ use crate::{
 const OUTER_BOUND: Duration = Duration::from_secs(15);
 /// How long a worker may take to say that a command runs, or that it does not.
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// How long the answer about a detached command waits for its input to be taken.
+const FEED_LIMIT: Duration = Duration::from_secs(1);
 
 /// The service; one for the process.
 pub struct Execs {
     bunkers: Arc<Bunkers>,
+    /// Input on its way to commands that nobody waits for.
+    tasks: TaskTracker,
     /// Cancelled when no command may be followed any longer.
     drained: CancellationToken,
 }
@@ -52,11 +58,11 @@ pub struct Execs {
 impl Execs {
     /// A service on `bunkers`.
     #[must_use]
-    pub fn new(bunkers: Arc<Bunkers>, drained: CancellationToken) -> Self {
-        Self { bunkers, drained }
+    pub fn new(bunkers: Arc<Bunkers>, tasks: TaskTracker, drained: CancellationToken) -> Self {
+        Self { bunkers, tasks, drained }
     }
 
-    /// Starts a command; dropping the session ends an attached one.
+    /// Starts a command; dropping the session ends it.
     pub async fn open(
         &self,
         actor: &Actor,
@@ -65,25 +71,41 @@ impl Execs {
     ) -> Result<ExecSession, Failure> {
         let prepared = exec::prepare(actor, request, ExecId::generate())?;
         let link = self.bunkers.enter(actor, id).await?;
-        let (exec_id, mode) = (prepared.start.exec_id, prepared.start.mode);
-        let limit = match prepared.start.timeout_s {
-            Some(seconds) if mode == ExecMode::Attached => {
-                Some(Duration::from_secs(seconds) + OUTER_BOUND)
-            }
-            _ => None,
-        };
-        let input = input::of_command(&prepared).map_err(|error| {
-            tracing::error!(error = chain(&error), "a command does not fit into frames");
-            ErrorBody::new(ErrorCode::Internal, "the command cannot be sent to the worker")
-        })?;
+        let exec_id = prepared.start.exec_id;
+        let limit = prepared.start.timeout_s.map(|s| Duration::from_secs(s) + OUTER_BOUND);
+        let input = input::of_attached(&prepared).map_err(unwritable)?;
         let frames = opened(link.exec(id, input, &actor.request_id.to_string())).await?;
-        tracing::info!(%exec_id, ?mode, "a command starts");
+        tracing::info!(%exec_id, "a command starts");
         Ok(self.session(id, exec_id, frames, limit))
     }
 
-    /// Waits until the command runs, and leaves it to itself.
-    pub async fn detach(&self, mut session: ExecSession) -> Result<Detached, Failure> {
-        let started = started(&mut session).await?;
+    /// Starts a command, waits until it runs, and leaves it to itself.
+    pub async fn detach(
+        &self,
+        actor: &Actor,
+        id: BunkerId,
+        request: ExecRequest,
+    ) -> Result<Detached, Failure> {
+        let prepared = exec::prepare(actor, request, ExecId::generate())?;
+        let link = self.bunkers.enter(actor, id).await?;
+        let (exec_id, request_id) = (prepared.start.exec_id, actor.request_id.to_string());
+        let input = input::of_detached(&prepared).map_err(unwritable)?;
+        let frames = opened(link.exec(id, input, &request_id)).await?;
+        let started = started(&mut self.session(id, exec_id, frames, None)).await?;
+        tracing::info!(%exec_id, "a detached command starts");
+        if !prepared.stdin.is_empty() {
+            let input = input::of_bytes(&prepared.stdin, !prepared.is_input_open);
+            let feeding = async move {
+                if let Err(error) = link.feed(id, exec_id, input, &request_id).await {
+                    let error = chain(&error);
+                    tracing::info!(%exec_id, error, "a command did not take all of its input");
+                }
+            };
+            let feeding = self.tasks.spawn(feeding.instrument(Span::current()));
+            // Most take it at once, so that input sent later comes behind it; who does not read
+            // shall not hold the answer up.
+            let _ = tokio::time::timeout(FEED_LIMIT, feeding).await;
+        }
         Ok(Detached { exec_id: started.exec_id, pid: started.pid })
     }
 
@@ -190,6 +212,11 @@ impl Execs {
         let deadline = limit.map(|limit| Instant::now() + limit);
         ExecSession::new(bunker_id, exec_id, frames, deadline, self.drained.clone())
     }
+}
+
+fn unwritable(error: FrameError) -> ErrorBody {
+    tracing::error!(error = chain(&error), "a command does not fit into frames");
+    ErrorBody::new(ErrorCode::Internal, "the command cannot be sent to the worker")
 }
 
 async fn opened(

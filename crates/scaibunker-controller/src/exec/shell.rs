@@ -8,14 +8,14 @@ use scaibunker_api::{
     worker::{ResizeTerminal, SendSignal},
 };
 
-use super::{ExecSession, Execs, ShellInput, input, opened, started};
+use super::{ExecSession, Execs, ShellInput, input, opened, started, unwritable};
 use crate::{
     domain::{
         actor::Actor,
         exec::{self, ShellRequest},
         signal::signal_number,
     },
-    failure::{Failure, chain},
+    failure::Failure,
     fleet::{ExecFrames, Link, LinkError},
 };
 
@@ -47,10 +47,7 @@ impl Execs {
         let start = exec::prepare_shell(actor, request, ExecId::generate())?;
         let shell_id = start.exec_id;
         let link = self.bunkers.enter(actor, id).await?;
-        let (input, body) = input::of_shell(Some(&start)).map_err(|error| {
-            tracing::error!(error = chain(&error), "a shell does not fit into a frame");
-            ErrorBody::new(ErrorCode::Internal, "the shell cannot be asked of the worker")
-        })?;
+        let (input, body) = input::of_shell(Some(&start)).map_err(unwritable)?;
         let request_id = actor.request_id.to_string();
         let frames = opened(link.exec(id, body, &request_id)).await?;
         tracing::info!(exec_id = %shell_id, "a shell starts");
@@ -75,8 +72,7 @@ impl Execs {
             let message = format!("{shell_id} is a command and no shell");
             return Err(Failure::new(ErrorCode::ExecNotFound, message));
         }
-        let body = input::of_shell(None);
-        let (input, body) = body.map_err(|error| ErrorBody::from(LinkError::Frame(error)))?;
+        let (input, body) = input::of_shell(None).map_err(unwritable)?;
         let frames = opened(link.attach(id, shell_id, 0, body, &request_id)).await?;
         let control = ShellControl { link, bunker_id: id, shell_id, request_id };
         let shell = self.shell(frames, input, control).await?;

@@ -273,7 +273,7 @@ impl Files {
     ) -> Result<http::Response<AnswerBody>, Failure> {
         actor.require(Permission::Files)?;
         let link = self.bunkers.enter(actor, id).await?;
-        Ok(link.files(id, request, &actor.request_id.to_string()).await?)
+        Ok(link.files(id, request, &actor.request_id.to_string()).await.map_err(refused)?)
     }
 
     async fn call<C: Serialize, T: DeserializeOwned>(
@@ -284,14 +284,21 @@ impl Files {
     ) -> Result<T, Failure> {
         actor.require(Permission::Files)?;
         let link = self.bunkers.enter(actor, id).await?;
-        let answer = link.files_json(id, request, &actor.request_id.to_string()).await;
-        Ok(answer.map_err(|error| match error {
-            LinkError::Unexpected(status) if status.is_success() => {
-                let message = "the bunker's answer about the file cannot be read";
-                ErrorBody::new(ErrorCode::FileFailed, message)
-            }
-            error => error.into(),
-        })?)
+        Ok(link.files_json(id, request, &actor.request_id.to_string()).await.map_err(refused)?)
+    }
+}
+
+/// What a caller is told when a bunker does not do what it was asked with its files.
+fn refused(error: LinkError) -> ErrorBody {
+    match error {
+        LinkError::Unexpected(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
+            ErrorBody::new(ErrorCode::NameTooLong, "the paths are too long for one call")
+        }
+        LinkError::Unexpected(status) if status.is_success() => {
+            let message = "the bunker's answer about the file cannot be read";
+            ErrorBody::new(ErrorCode::FileFailed, message)
+        }
+        error => error.into(),
     }
 }
 

@@ -4,14 +4,21 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::body::{Body, Bytes};
 use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt as _, Limited};
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     file::MAX_PUT_BYTES,
 };
+use tokio::time::timeout;
+
+/// What is read of a body that was refused.
+const MAX_DISCARDED_BYTES: usize = 256 * 1024 * 1024;
+const DISCARD_LIMIT: Duration = Duration::from_secs(10);
 
 /// A body that ends with an error when it is too long, so that what it was for is given up.
 #[derive(Debug)]
@@ -40,6 +47,7 @@ impl PutBody {
     /// A file's body; one that announces too many bytes is refused before any is read.
     pub(super) fn of_file(body: Body) -> Result<Self, ErrorBody> {
         if body.size_hint().lower() > MAX_PUT_BYTES {
+            discard(body);
             return Err(too_large());
         }
         Ok(Self { body, left: MAX_PUT_BYTES, fault: BodyFault::default() })
@@ -73,7 +81,10 @@ impl http_body::Body for PutBody {
                         self.left = left;
                         return Poll::Ready(Some(Ok(frame)));
                     }
-                    None => too_large(),
+                    None => {
+                        discard(std::mem::take(&mut self.body));
+                        too_large()
+                    }
                 }
             }
             Some(Err(error)) => {
@@ -90,6 +101,16 @@ impl http_body::Body for PutBody {
     }
 }
 
+/// Reads the rest of a body for nothing, within bounds: many clients send all of it before they look
+/// at the answer, and would see a broken connection instead.
+fn discard(body: Body) {
+    let reading = async move {
+        let mut pieces = Limited::new(body, MAX_DISCARDED_BYTES);
+        while let Some(Ok(_)) = pieces.frame().await {}
+    };
+    tokio::spawn(timeout(DISCARD_LIMIT, reading));
+}
+
 fn too_large() -> ErrorBody {
     let message = format!(
         "the body is larger than the {} MiB that a file call takes: ask `POST \
@@ -103,7 +124,6 @@ fn too_large() -> ErrorBody {
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
-    use http_body_util::BodyExt as _;
 
     use super::*;
 

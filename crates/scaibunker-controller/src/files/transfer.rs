@@ -15,7 +15,7 @@ use scaibunker_guest_protocol::files::Entry;
 use scaibunker_storage::{Objects, StorageError};
 use uuid::Uuid;
 
-use super::Place;
+use super::{Place, refused};
 use crate::{
     bunkers::Bunkers,
     domain::{
@@ -96,7 +96,8 @@ impl Transfers {
         })?;
         let mut request = FileRequest::new(Method::POST, "/files/commit", place.into_call(actor));
         request.body = RequestBody::Whole(body.into());
-        let entry: Entry = link.files_json(id, request, &actor.request_id.to_string()).await?;
+        let placed = link.files_json(id, request, &actor.request_id.to_string()).await;
+        let entry: Entry = placed.map_err(refused)?;
         // The file is where it belongs; what is left of the upload is swept up later.
         if let Err(error) = self.objects.delete(&key).await {
             tracing::warn!(key, error = chain(&error), "a committed upload stays for now");

@@ -40,12 +40,12 @@ pub(super) async fn run(
     JsonBody(request): JsonBody<ExecRequest>,
 ) -> Result<Response, Fault> {
     note(id);
-    let (is_detached, is_streamed) = (request.detach, request.stream);
-    let session = app.execs.open(&actor, id, request).await?;
-    if is_detached {
-        let detached = app.execs.detach(session).await?;
+    if request.detach {
+        let detached = app.execs.detach(&actor, id, request).await?;
         return Ok(Answer(StatusCode::ACCEPTED, detached).into_response());
     }
+    let is_streamed = request.stream;
+    let session = app.execs.open(&actor, id, request).await?;
     if is_streamed {
         return exec_events::respond(session, 0, followed).await;
     }

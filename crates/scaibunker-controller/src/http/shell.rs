@@ -48,7 +48,7 @@ const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// A client that says nothing for this long, not even `pong`, is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-/// What a client gets to read the last words.
+/// What a client gets to read the last words, and the shell to take a client's.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 
 /// Codes of RFC 6455 with which a connection is closed.
@@ -156,13 +156,18 @@ impl End {
 }
 
 async fn carry(shell: Shell, down: &mut Down, stream: SplitStream<WebSocket>) -> End {
-    let Shell { session, input, control } = shell;
+    let Shell { mut session, input, control } = shell;
     let shell_id = control.shell_id;
     let up = Up { stream, input, control };
-    tokio::select! {
-        end = down.carry(session, shell_id) => end,
+    let end = tokio::select! {
+        end = down.carry(&mut session, shell_id) => end,
         end = up.carry() => end,
+    };
+    if matches!(end, End::ClientGone) {
+        // What the client typed last is still on its way; giving the stream up would lose it.
+        let _ = timeout(FAREWELL_LIMIT, async { while session.next().await.is_ok() {} }).await;
     }
+    end
 }
 
 /// From the shell to its client.
@@ -171,7 +176,7 @@ struct Down {
 }
 
 impl Down {
-    async fn carry(&mut self, mut session: ExecSession, shell_id: ExecId) -> End {
+    async fn carry(&mut self, session: &mut ExecSession, shell_id: ExecId) -> End {
         if self.say(&FromShell::Ready { shell_id }).await.is_err() {
             return End::ClientGone;
         }

@@ -221,6 +221,29 @@ async fn input_goes_to_a_command_until_it_ends() {
 }
 
 #[tokio::test]
+async fn a_detached_command_gets_all_of_its_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let _worker = server.worker().await;
+    let api = &server.api;
+    let id = api.running_bunker().await;
+    let run = format!("/bunkers/{id}/exec");
+    let stdin = "x".repeat(1_900_000);
+    let body = json!({ "command": ["cat"], "detach": true, "stdin": stdin });
+    let exec_id = api.post(&run, &body).await.data()["exec_id"].as_str().unwrap().to_owned();
+    let path = format!("/bunkers/{id}/execs/{exec_id}");
+    assert_eq!(ended(api, &path).await["next_seq"], 1_900_000u64.div_ceil(64 * 1024));
+
+    // One that does not read holds nobody up.
+    let body = json!({ "command": ["linger"], "detach": true, "stdin": stdin });
+    assert_eq!(api.post(&run, &body).await.status, 202);
+    let body = json!({ "command": ["cat"], "detach": true, "stdin_open": false });
+    let exec_id = api.post(&run, &body).await.data()["exec_id"].as_str().unwrap().to_owned();
+    ended(api, &format!("/bunkers/{id}/execs/{exec_id}")).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn signals_have_names_and_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;

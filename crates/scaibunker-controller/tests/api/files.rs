@@ -202,6 +202,9 @@ async fn any_name_is_reached_by_its_bytes() {
         files.put(&format!("/{}", "n".repeat(256)), "x").await.error(),
         (400, "NAME_TOO_LONG")
     );
+    let long = format!("/{}", "\u{fc}".repeat(2000));
+    let both = files.post("/move", json!({ "from": long, "to": long })).await;
+    assert_eq!(both.error(), (400, "NAME_TOO_LONG"));
     assert_eq!(files.post("/other", json!({})).await.error(), (405, "METHOD_NOT_ALLOWED"));
     files.server.stop().await;
 }
@@ -307,6 +310,33 @@ async fn a_file_that_is_too_large_changes_nothing_and_says_what_to_do() {
     drop(sender);
     assert!(eventually(async || files.worker.broken_puts.load(Ordering::Relaxed) == 1).await);
     assert_eq!(files.raw(Method::GET, "/kept", &[]).await.2, "old");
+    files.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_before_it_reads_is_told_as_well() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let files = Files::open().await;
+    let address = files.api.base.trim_start_matches("http://");
+    let (path, key) = (format!("{API_PREFIX}{}", files.path("/x")), &files.api.key);
+    let body = vec![1; 30 * 1024 * 1024];
+    let chunked = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+    let length = format!("content-length: {}", body.len());
+    for (framing, body) in [(length.as_str(), body), ("transfer-encoding: chunked", chunked)] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\n\
+             connection: close\r\n{framing}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 413") && answer.contains("FILE_TOO_LARGE"),
+            "{answer}"
+        );
+    }
     files.server.stop().await;
 }
 

@@ -178,6 +178,24 @@ async fn a_client_that_comes_back_finds_its_shell() {
 }
 
 #[tokio::test]
+async fn what_was_typed_last_reaches_the_shell() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let worker = server.worker().await;
+    let api = &server.api;
+    let id = api.running_bunker().await;
+    let mut shell = Shell::open(api, &id, "").await;
+    shell.ready().await;
+    let line = "x".repeat(200_000);
+    shell.send(&line).await;
+    shell.send("exit 3").await;
+    shell.socket.close(None).await.unwrap();
+    drop(shell);
+    assert!(eventually(async || worker.running_commands.load(Ordering::Relaxed) == 0).await);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_wrong_before_the_upgrade_is_an_ordinary_answer() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;

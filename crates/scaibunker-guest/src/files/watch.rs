@@ -104,9 +104,6 @@ struct Watch {
     paths_bytes: usize,
 }
 
-/// No room for another directory.
-struct Full;
-
 impl Watch {
     fn start(tree: &Tree, call: &WatchCall) -> Result<Self, AgentError> {
         let failed = || AgentError::file(format!("watch {}", printable(&call.path)));
@@ -129,7 +126,7 @@ impl Watch {
             let directory = tree.open_directory(&call.path)?;
             let path = trim_end(call.path.as_bytes()).to_vec();
             watch.add_below(&directory, &path, 0, &mut |_, _| Ok(())).map_err(|stop| match stop {
-                Stop::Full(Full) => AgentError::Invalid(format!(
+                Stop::Full => AgentError::Invalid(format!(
                     "{} holds more than {MAX_DIRECTORIES} directories, or too deep ones: watch a \
                      part of it",
                     printable(&call.path)
@@ -272,10 +269,15 @@ impl Watch {
             return Ok(());
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let (path_of_top, top_is_directory) = (self.path.clone(), self.top_is_directory);
         // One that is gone again, or may not be read, has nothing to tell.
         let Ok(directory) = tree.open(path.as_bytes(), flags) else { return Ok(()) };
-        let Ok(number) = add(&self.events, &directory) else { return Ok(()) };
-        self.directories.insert(number, path.as_bytes().to_vec());
+        let full = |to| tell(to, ChangeKind::Overflow, &path_of_top, top_is_directory);
+        let directory = match self.add_directory(directory, path) {
+            Ok(Some(directory)) => directory,
+            Ok(None) => return full(to),
+            Err(_) => return Ok(()),
+        };
         let depth = path.as_bytes().iter().filter(|&&byte| byte == b'/').count();
         let base = self.path.as_bytes().iter().filter(|&&byte| byte == b'/').count();
         let mut created =
@@ -283,9 +285,7 @@ impl Watch {
         let level = depth.saturating_sub(base);
         match self.add_below(&directory, path.as_bytes(), level, &mut created) {
             Ok(()) => Ok(()),
-            Err(Stop::Full(Full)) => {
-                tell(to, ChangeKind::Overflow, &self.path, self.top_is_directory)
-            }
+            Err(Stop::Full) => full(to),
             Err(Stop::End(end)) => Err(end),
         }
     }
@@ -300,7 +300,7 @@ impl Watch {
         found: &mut dyn FnMut(&FilePath, bool) -> Result<(), End>,
     ) -> Result<(), Stop> {
         if level >= MAX_DEPTH {
-            return Err(Stop::Full(Full));
+            return Err(Stop::Full);
         }
         let mut buffer = Vec::with_capacity(DIRECTORY_BUFFER_BYTES);
         let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
@@ -310,25 +310,43 @@ impl Watch {
                 continue;
             }
             let Ok(child) = FilePath::new([path, b"/", name].concat()) else { continue };
-            let is_directory = entry.file_type() == FileType::Directory;
-            found(&child, is_directory).map_err(Stop::End)?;
-            if !is_directory {
+            if entry.file_type() != FileType::Directory {
+                found(&child, false).map_err(Stop::End)?;
                 continue;
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let Ok(directory) = openat(dir, name, flags, Mode::empty()) else { continue };
-            let length = child.as_bytes().len();
-            if self.directories.len() >= MAX_DIRECTORIES
-                || self.paths_bytes + length > MAX_PATHS_BYTES
-            {
-                return Err(Stop::Full(Full));
+            let directory = openat(dir, name, flags, Mode::empty());
+            let watched = directory.and_then(|directory| self.add_directory(directory, &child));
+            // Told once it is watched: who hears of it hears of all that happens in it then.
+            found(&child, true).map_err(Stop::End)?;
+            match watched {
+                Ok(Some(directory)) => {
+                    self.add_below(&directory, child.as_bytes(), level + 1, found)?;
+                }
+                Ok(None) => return Err(Stop::Full),
+                // It may not be read, or is gone.
+                Err(_) => {}
             }
-            let Ok(number) = add(&self.events, &directory) else { continue };
-            self.paths_bytes += length;
-            self.directories.insert(number, child.as_bytes().to_vec());
-            self.add_below(&directory, child.as_bytes(), level + 1, found)?;
         }
         Ok(())
+    }
+
+    /// Watches a directory inside, if there is room for another one.
+    fn add_directory(
+        &mut self,
+        directory: OwnedFd,
+        path: &FilePath,
+    ) -> Result<Option<OwnedFd>, Errno> {
+        let length = path.as_bytes().len();
+        if self.directories.len() >= MAX_DIRECTORIES || self.paths_bytes + length > MAX_PATHS_BYTES
+        {
+            return Ok(None);
+        }
+        let number = add(&self.events, &directory)?;
+        self.forget(number);
+        self.paths_bytes += length;
+        self.directories.insert(number, path.as_bytes().to_vec());
+        Ok(Some(directory))
     }
 
     fn forget(&mut self, number: i32) {
@@ -357,7 +375,8 @@ impl Watch {
 
 /// Why directories were not all added.
 enum Stop {
-    Full(Full),
+    /// There is no room for another one.
+    Full,
     End(End),
 }
 

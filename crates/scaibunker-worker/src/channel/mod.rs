@@ -177,8 +177,9 @@ impl GuestChannel {
     ) -> Result<Response<AnswerBody>, ChannelError> {
         let mut request = Request::new(body);
         *request.method_mut() = method;
-        *request.uri_mut() =
-            format!("http://guest{path}").parse().map_err(|e| ChannelError::Connect(bad_path(e)))?;
+        *request.uri_mut() = format!("http://guest{path}")
+            .parse()
+            .map_err(|e| ChannelError::Connect(bad_path(e)))?;
         *request.headers_mut() = headers;
         if let Ok(value) = HeaderValue::from_str(request_id) {
             request.headers_mut().insert(REQUEST_ID_HEADER, value);
@@ -195,10 +196,8 @@ fn bad_path(error: http::uri::InvalidUri) -> io::Error {
 pub async fn refusal(body: AnswerBody) -> GuestError {
     let whole = Limited::new(body, MAX_JSON_BYTES).collect().await;
     let bytes = whole.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let silent = || GuestError {
-        kind: GuestErrorKind::Failed,
-        message: "it gave no reason".to_owned(),
-    };
+    let silent =
+        || GuestError { kind: GuestErrorKind::Failed, message: "it gave no reason".to_owned() };
     let GuestError { kind, message } = serde_json::from_slice(&bytes).unwrap_or_else(|_| silent());
     GuestError { kind, message: printable(&message) }
 }

@@ -92,8 +92,7 @@ impl Exec {
         command: Option<&Command>,
     ) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
         let (input, receiver) = Input::open();
-        let capacity =
-            if mode == ExecMode::Shell { SHELL_JOURNAL_BYTES } else { JOURNAL_BYTES };
+        let capacity = if mode == ExecMode::Shell { SHELL_JOURNAL_BYTES } else { JOURNAL_BYTES };
         let exec = Self {
             id,
             mode,

@@ -106,8 +106,13 @@ mod tests {
     #[test]
     fn order_is_kept_and_enforced() {
         let started = Frame::json(FrameKind::Started, &Started { pid: 7 }).unwrap();
-        let exit =
-            Exit { exit_code: 3, signal: None, timed_out: false, oom_killed: false, duration_ms: 1 };
+        let exit = Exit {
+            exit_code: 3,
+            signal: None,
+            timed_out: false,
+            oom_killed: false,
+            duration_ms: 1,
+        };
         let exited = Frame::json(FrameKind::Exit, &exit).unwrap();
         let output = Frame::data(FrameKind::Stdout, "hi".into());
         assert_eq!(
@@ -135,13 +140,14 @@ mod tests {
 
     #[test]
     fn nothing_a_guest_sends_panics() {
-        bolero::check!().with_test_time(Duration::from_secs(1)).with_type::<Vec<Vec<u8>>>().for_each(
-            |pieces| {
+        bolero::check!()
+            .with_test_time(Duration::from_secs(1))
+            .with_type::<Vec<Vec<u8>>>()
+            .for_each(|pieces| {
                 let mut answer = answer(pieces.iter().cloned().map(Bytes::from).collect());
-                while let Some(Ok(Said::Started(_) | Said::Output(_))) = answer.next().now_or_never()
-                {
-                }
-            },
-        );
+                while let Some(Ok(Said::Started(_) | Said::Output(_))) =
+                    answer.next().now_or_never()
+                {}
+            });
     }
 }

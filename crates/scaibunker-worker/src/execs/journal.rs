@@ -30,7 +30,9 @@ pub enum Patience {
 pub enum Next {
     Frame(Frame),
     /// Output is missing here; the next frame has this number.
-    Gap { next_seq: u64 },
+    Gap {
+        next_seq: u64,
+    },
 }
 
 /// There is no room for a frame until a reader goes on, or until this moment.

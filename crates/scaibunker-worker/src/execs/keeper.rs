@@ -93,7 +93,10 @@ struct Output {
 enum Stage {
     /// Short so far.
     Held(BytesMut),
-    Stored { pieces: mpsc::Sender<Bytes>, storing: JoinHandle<Stored> },
+    Stored {
+        pieces: mpsc::Sender<Bytes>,
+        storing: JoinHandle<Stored>,
+    },
 }
 
 /// What became of one output.
@@ -245,7 +248,10 @@ mod tests {
 
     /// `count` bytes, none like its neighbours.
     fn pattern(count: usize) -> Vec<u8> {
-        (0..count as u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).take(count).collect()
+        (0..count as u32)
+            .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+            .take(count)
+            .collect()
     }
 
     #[tokio::test]

@@ -35,11 +35,7 @@ pub struct Reader {
 impl Reader {
     /// A reader from `from_seq` on, or from the oldest output that is there. `is_first`: it came
     /// with the command.
-    pub fn new(
-        exec: &Arc<Exec>,
-        from_seq: Option<u64>,
-        is_first: bool,
-    ) -> Result<Self, ErrorBody> {
+    pub fn new(exec: &Arc<Exec>, from_seq: Option<u64>, is_first: bool) -> Result<Self, ErrorBody> {
         let place = exec.place_reader(from_seq, is_first)?;
         Ok(Self {
             exec: Arc::clone(exec),

@@ -135,8 +135,9 @@ async fn feed(
     is_first: bool,
 ) {
     let fed = tokio::select! {
-        fed = input.feed(&exec) => fed,
+        biased;
         () = gone.cancelled() => return,
+        fed = input.feed(&exec) => fed,
     };
     let is_primary = is_first && exec.mode == ExecMode::Attached;
     match fed {

@@ -5,6 +5,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 /// Longest value of a header that goes on.
 const MAX_VALUE_BYTES: usize = 256;
 
+/// Whether a header's value is of its form.
+type Form = fn(&str) -> bool;
+
 /// Whether an answer with this status is the call's result.
 pub(super) fn is_result(status: StatusCode) -> bool {
     matches!(
@@ -18,7 +21,7 @@ pub(super) fn is_result(status: StatusCode) -> bool {
 
 /// The headers that go on: each at most once, with a value of its form.
 pub(super) fn checked_headers(guest: &HeaderMap) -> HeaderMap {
-    let forms: [(HeaderName, fn(&str) -> bool); 6] = [
+    let forms: [(HeaderName, Form); 6] = [
         (header::CONTENT_LENGTH, is_number),
         (header::CONTENT_RANGE, is_content_range),
         (header::ETAG, is_etag),

@@ -40,7 +40,8 @@ use crate::{
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the controller may ask of a file's bytes.
-const CONDITIONS: [header::HeaderName; 3] = [header::RANGE, header::IF_RANGE, header::IF_NONE_MATCH];
+const CONDITIONS: [header::HeaderName; 3] =
+    [header::RANGE, header::IF_RANGE, header::IF_NONE_MATCH];
 
 /// A call on files.
 pub(super) trait Call: Serialize + DeserializeOwned {
@@ -116,9 +117,8 @@ impl<C: Call> FileRequest<'_, C> {
         let has_limit = method != Method::PUT;
         let body = if body.is_end_stream() { GuestBody::Empty } else { GuestBody::Stream(body) };
         let sent = channel.send_with(method, self.path, headers, body, &self.request_id);
-        let sent = async {
-            if has_limit { timeout(HEAD_LIMIT, sent).await } else { Ok(sent.await) }
-        };
+        let sent =
+            async { if has_limit { timeout(HEAD_LIMIT, sent).await } else { Ok(sent.await) } };
         let answered = tokio::select! {
             answered = sent => answered,
             reason = supervisor.ended(id) => return Err(guest_call::lost(id, &reason)),

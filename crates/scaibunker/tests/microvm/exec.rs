@@ -36,7 +36,11 @@ async fn stream(server: &Server, id: &str, exec: &str, from_seq: u64) -> Vec<(St
     let path = format!("/bunkers/{id}/execs/{exec}/stream?from_seq={from_seq}");
     let answer = server.fetch(Method::GET, &path, &[], "").await;
     let text = String::from_utf8(answer.body().to_vec()).unwrap();
-    assert!(answer.status().is_success() && text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert!(
+        answer.status().is_success() && text.ends_with("data: [DONE]\n\n"),
+        "{:?} {text}",
+        answer
+    );
     events(&text)
 }
 
@@ -49,7 +53,9 @@ fn stdout(events: &[(String, Value)]) -> String {
 async fn a_detached_command_can_be_found_fed_signalled_and_joined_again() {
     let server = Server::start();
     let id = server.bunker().await;
-    let script = "trap 'echo got TERM' TERM; while read line; do echo heard $line; done; echo end";
+    // A signal ends a `read` of this shell, so the two do not meet.
+    let script = "trap 'echo got TERM; told=1' TERM; echo up; until [ $told ]; do sleep 0.05; done; \
+                  while read line; do echo heard $line; done; echo end";
     let exec = detached(&server, &id, json!({ "command": script })).await;
     let path = format!("/bunkers/{id}/execs/{exec}");
 
@@ -57,6 +63,10 @@ async fn a_detached_command_can_be_found_fed_signalled_and_joined_again() {
     assert_eq!(listed.data()[0]["exec_id"], exec.as_str(), "{}", listed.json);
     assert_eq!(listed.data()[0]["status"], "running");
 
+    eventually("its signal handler is in place", async || {
+        server.call(Method::GET, &path, None).await.data()["next_seq"] == 1
+    })
+    .await;
     let feed = async |body: Value| {
         server.call(Method::POST, &format!("{path}/input"), Some(body)).await.status.as_u16()
     };
@@ -98,8 +108,8 @@ async fn a_client_that_goes_away_cancels_a_plain_command_and_leaves_a_detached_o
     let mut answer = server.send(Method::POST, &path, &headers, body).await;
     let left = detached(&server, &id, json!({ "command": "exec sleep 301" })).await;
     let runs = async |name: &str| {
-        let found = server.sh(&id, &format!("pgrep -f '^{name}$' | wc -l")).await;
-        found["stdout"].as_str().unwrap().trim() != "0"
+        let listed = server.sh(&id, "ps -o args").await;
+        listed["stdout"].as_str().unwrap().lines().any(|line| line.trim() == name)
     };
     answer.frame().await.unwrap().unwrap();
     eventually("both run", async || runs("sleep 300").await && runs("sleep 301").await).await;
@@ -159,7 +169,7 @@ async fn every_open_request_ends_when_the_bunker_dies() {
         },
         async {
             eventually("the command is joined", async || {
-                server.sh(&id, "pgrep sleep").await["exit_code"] == 0
+                server.sh(&id, "ps | grep '[s]leep 300'").await["exit_code"] == 0
             })
             .await;
             let pid = rustix::process::Pid::from_raw(server.vmm_pid(&id)).unwrap();

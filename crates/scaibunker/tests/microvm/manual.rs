@@ -65,7 +65,7 @@ async fn exec_times_out_mid_command() {
     }
     drop(answer);
     crate::server::eventually("the abort reaches the command", async || {
-        server.sh(&id, "pgrep -x sleep").await["exit_code"] == 1
+        server.sh(&id, "ps | grep '[s]leep 120'").await["exit_code"] == 1
     })
     .await;
 

@@ -32,7 +32,7 @@ use serde::Deserialize;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{SimWorker, commands, refusal};
+use super::{Refused, SimWorker, commands, refusal};
 
 /// Frames that a command is ahead of its reader, at most.
 const AHEAD: usize = 4;
@@ -176,12 +176,12 @@ pub async fn start(
     request: Request,
 ) -> Response {
     if worker.held().get(&bunker) != Some(&WorkerBunkerState::Running) {
-        return refusal(ErrorCode::BunkerNotRunning, "it does not run here");
+        return refusal(ErrorCode::BunkerNotRunning, "it does not run here").into_response();
     }
     let mut frames = FrameReader::new(request.into_body());
     let start: StartExec = frames.next().await.unwrap().unwrap().parse().unwrap();
     if start.user.as_deref() == Some("nobody-at-all") {
-        return refusal(ErrorCode::ValidationError, "there is no user nobody-at-all");
+        return refusal(ErrorCode::ValidationError, "there is no such user").into_response();
     }
     let (sender, input) = mpsc::channel(2);
     let exec = Arc::new(SimExec {
@@ -221,11 +221,11 @@ pub async fn attach(
 ) -> Response {
     match find(&worker, id) {
         Ok(exec) => follow(exec, FrameReader::new(request.into_body()), query.from_seq, false),
-        Err(refused) => refused,
+        Err(refused) => refused.into_response(),
     }
 }
 
-fn find(worker: &SimWorker, id: ExecId) -> Result<Arc<SimExec>, Response> {
+fn find(worker: &SimWorker, id: ExecId) -> Result<Arc<SimExec>, Refused> {
     let found = worker.execs.lock().unwrap().get(&id).cloned();
     found.ok_or_else(|| refusal(ErrorCode::ExecNotFound, format!("no command {id}")))
 }
@@ -343,7 +343,7 @@ pub async fn show(
     State(worker): State<SimWorker>,
     Path((_, id)): Path<(BunkerId, ExecId)>,
 ) -> Response {
-    find(&worker, id).map_or_else(|refused| refused, |exec| Json(exec.report()).into_response())
+    find(&worker, id).map(|exec| Json(exec.report())).into_response()
 }
 
 pub async fn end(
@@ -351,7 +351,7 @@ pub async fn end(
     Path((_, id)): Path<(BunkerId, ExecId)>,
 ) -> Response {
     match find(&worker, id) {
-        Err(refused) => refused,
+        Err(refused) => refused.into_response(),
         Ok(exec) => {
             exec.cancelled.cancel();
             worker.execs.lock().unwrap().remove(&id);
@@ -367,12 +367,12 @@ pub async fn input(
 ) -> Response {
     let exec = match find(&worker, id) {
         Ok(exec) => exec,
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     let mut frames = FrameReader::new(request.into_body());
     while let Ok(Some(frame)) = frames.next().await {
         if let Err(error) = exec.feed(frame).await {
-            return refusal(error.code, error.message);
+            return Refused(error).into_response();
         }
     }
     StatusCode::NO_CONTENT.into_response()
@@ -397,11 +397,11 @@ pub async fn resize(
 fn note(worker: &SimWorker, id: ExecId, write: impl FnOnce(&mut Log)) -> Response {
     let exec = match find(worker, id) {
         Ok(exec) => exec,
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     let mut log = exec.log();
     if log.end.is_some() {
-        return refusal(ErrorCode::ExecEnded, "it has ended");
+        return refusal(ErrorCode::ExecEnded, "it has ended").into_response();
     }
     write(&mut log);
     drop(log);

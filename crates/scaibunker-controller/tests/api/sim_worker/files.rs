@@ -26,10 +26,10 @@ use scaibunker_guest_protocol::files::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{SimWorker, refusal};
+use super::{Refused, SimWorker, refusal};
 use crate::{client::Api, server::WORKER_TOKEN};
 
-type Answer = Result<Response, Response>;
+type Answer = Result<Response, Refused>;
 
 pub fn routes() -> Router<SimWorker> {
     Router::new()
@@ -64,7 +64,7 @@ impl SimWorker {
     }
 }
 
-fn failed(error: io::Error) -> Response {
+fn failed(error: io::Error) -> Refused {
     let code = match error.kind() {
         io::ErrorKind::NotFound => ErrorCode::FileNotFound,
         io::ErrorKind::AlreadyExists => ErrorCode::FileExists,
@@ -77,7 +77,7 @@ fn failed(error: io::Error) -> Response {
     refusal(code, error.to_string())
 }
 
-fn entry(path: FilePath, place: &FsPath) -> Result<Entry, Response> {
+fn entry(path: FilePath, place: &FsPath) -> Result<Entry, Refused> {
     let meta = fs::symlink_metadata(place).map_err(failed)?;
     let target = fs::read_link(place).ok();
     Ok(Entry {
@@ -163,7 +163,7 @@ fn odd_answer(worker: &SimWorker, name: &[u8]) -> Response {
     }
 }
 
-async fn received(worker: &SimWorker, body: Body) -> Result<Vec<u8>, Response> {
+async fn received(worker: &SimWorker, body: Body) -> Result<Vec<u8>, Refused> {
     let mut bytes = Vec::new();
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {

@@ -168,6 +168,8 @@ impl SimWorker {
         let service = TowerToHyperService::new(self.routes());
         tokio::spawn(async move {
             let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                // As the real one: bodies that are not read must not stop other calls.
+                .initial_connection_window_size((1 << 31) - 1)
                 .serve_connection(upgraded, service);
             tokio::select! {
                 _ = serving => {}
@@ -259,6 +261,14 @@ async fn remove(State(worker): State<SimWorker>, Path(id): Path<BunkerId>) -> St
 }
 
 /// An error as workers send it.
-fn refusal(code: ErrorCode, message: impl Into<String>) -> Response {
-    (code.http_status(), Json(ErrorBody::new(code, message))).into_response()
+struct Refused(ErrorBody);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0.code.http_status(), Json(self.0)).into_response()
+    }
+}
+
+fn refusal(code: ErrorCode, message: impl Into<String>) -> Refused {
+    Refused(ErrorBody::new(code, message))
 }

@@ -53,7 +53,7 @@ impl Changes {
 async fn a_directory_tells_of_its_entries() {
     let lab = Lab::new();
     fs::create_dir_all(lab.path("w/inner")).unwrap();
-    let mut changes = Changes::of(&lab, "/w/", false).await.unwrap();
+    let mut changes = Changes::of(&lab, "/w", false).await.unwrap();
     fs::write(lab.path("w/file"), "x").unwrap();
     changes.expect(ChangeKind::Created, "/w/file").await;
     changes.expect(ChangeKind::Modified, "/w/file").await;
@@ -80,7 +80,7 @@ async fn directories_made_later_are_watched_as_well() {
     changes.expect(ChangeKind::Created, "/w/new/deep/file").await;
     fs::rename(lab.path("w/new"), lab.path("w/renamed")).unwrap();
     changes.expect(ChangeKind::MovedTo, "/w/renamed").await;
-    changes.expect(ChangeKind::Created, "/w/renamed/deep").await;
+    changes.expect(ChangeKind::Created, "/w/renamed/deep/file").await;
     fs::remove_file(lab.path("w/renamed/deep/file")).unwrap();
     changes.expect(ChangeKind::Deleted, "/w/renamed/deep/file").await;
 }

@@ -15,9 +15,7 @@ use scaibunker_api::{
 use scaibunker_guest_protocol::frame::FrameKind;
 use serde_json::json;
 
-use super::{
-    Frames, Lab, error_of, start, stdin, stdin_end, supervisor, until,
-};
+use super::{Frames, Lab, error_of, start, stdin, stdin_end, supervisor, until};
 
 #[tokio::test]
 async fn a_command_is_followed_listed_and_read_again() {
@@ -151,7 +149,9 @@ async fn signals_and_sizes_go_to_the_command() {
     let sleep = start(Detached, &["sleep"]);
     let _frames = lab.exec(&sleep, &[]).await;
     let path = format!("/execs/{}", sleep.exec_id);
-    for (what, body) in [("signal", json!({ "signal": 15 })), ("resize", json!({ "cols": 80, "rows": 24 }))] {
+    for (what, body) in
+        [("signal", json!({ "signal": 15 })), ("resize", json!({ "cols": 80, "rows": 24 }))]
+    {
         let path = format!("{path}/{what}");
         let told = lab.call(Method::POST, &path, &[], body.to_string().into()).await;
         assert_eq!(told.status(), StatusCode::NO_CONTENT);
@@ -195,7 +195,8 @@ async fn a_long_output_is_kept_at_the_storage_proxy() {
     let name = format!("{}.stdout", long.exec_id);
     assert_eq!(end.kept.stdout.as_deref(), Some(name.as_str()), "{end:?}");
     let dir = lab.dir.path().join(format!("objects/scaibunker/output/{}/{name}", lab.id));
-    let sizes = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+    let sizes =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
     assert_eq!(sizes.sum::<u64>(), 9_000_000);
 }
 

@@ -95,7 +95,7 @@ async fn without_a_reader_the_last_output_stays() {
     let lab = Lab::new().await;
     let flood = start(Detached, &["bytes", "8000000"]);
     drop(lab.exec(&flood, &[]).await);
-    until(|| lab.guest.running.load(Ordering::SeqCst) == 0).await;
+    lab.until_ended(flood.exec_id).await;
     let (bytes, gaps, _) = lab.attach(flood.exec_id, "").await.rest().await;
     assert!((900_000..=1 << 20).contains(&bytes), "{bytes}");
     assert!(gaps.is_empty());

@@ -71,11 +71,15 @@ async fn a_call_goes_to_the_guest_and_its_answer_comes_back() {
     assert_eq!(headers["range"], "bytes=1-");
 
     let head = lab.files(Method::HEAD, "/files", &on("/etc"), Body::empty()).await;
-    assert_eq!((head.status(), &head.headers()["content-length"]), (StatusCode::OK, &"5".parse().unwrap()));
+    assert_eq!(
+        (head.status(), &head.headers()["content-length"]),
+        (StatusCode::OK, &"5".parse().unwrap())
+    );
     let root = json!({ "path": "/x", "as_root": true, "user": "7", "recursive": true });
     lab.files(Method::DELETE, "/files", &root, Body::empty()).await;
     assert_eq!(lab.guest.calls.lock().unwrap().pop().unwrap(), root);
-    let moving = json!({ "path": "/a", "to": "/b", "overwrite": false, "as_root": false, "user": "u" });
+    let moving =
+        json!({ "path": "/a", "to": "/b", "overwrite": false, "as_root": false, "user": "u" });
     lab.files(Method::POST, "/files/move", &moving, Body::empty()).await;
     assert_eq!(lab.guest.calls.lock().unwrap().pop().unwrap(), moving);
 }
@@ -83,7 +87,8 @@ async fn a_call_goes_to_the_guest_and_its_answer_comes_back() {
 #[tokio::test]
 async fn what_is_no_call_is_refused_before_the_guest_hears_of_it() {
     let lab = Lab::new().await;
-    for call in [json!({}), json!("text"), json!({ "path": "%00", "as_root": false, "user": null })] {
+    for call in [json!({}), json!("text"), json!({ "path": "%00", "as_root": false, "user": null })]
+    {
         let response = lab.files(Method::GET, "/files", &call, Body::empty()).await;
         assert_eq!(error_of(response).await.code, ErrorCode::ValidationError, "{call}");
     }
@@ -163,7 +168,8 @@ async fn a_guest_that_does_not_answer_is_given_up() {
 
 #[tokio::test]
 async fn a_bunker_that_dies_ends_its_calls() {
-    for dies in [|lab: &Lab| lab.guest.die(), |lab: &Lab| lab.supervisor.set_ended(lab.id, "gone")] {
+    for dies in [|lab: &Lab| lab.guest.die(), |lab: &Lab| lab.supervisor.set_ended(lab.id, "gone")]
+    {
         let lab = Lab::new().await;
         let mut reading = lab.get("/endless").await.into_body();
         let (began, waiting) = (Instant::now(), lab.get("/stuck"));

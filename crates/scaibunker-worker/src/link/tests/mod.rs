@@ -193,6 +193,12 @@ impl Lab {
         json(self.call(Method::GET, &format!("/execs/{id}"), &[], Body::empty()).await).await
     }
 
+    /// Waits until the worker has all that the command said.
+    async fn until_ended(&self, id: ExecId) {
+        let exec = self.supervisor.execs(self.id).unwrap().get(id).unwrap();
+        until(|| exec.has_ended()).await;
+    }
+
     async fn reports(&self) -> Vec<ExecReport> {
         json(self.call(Method::GET, "/execs", &[], Body::empty()).await).await
     }

@@ -89,10 +89,9 @@ async fn until_ended(lab: &Lab) {
 #[tokio::test]
 async fn a_client_that_comes_back_gets_the_last_output() {
     let lab = Lab::new().await;
-    let mut bytes = shell(&["bytes", "3000000"]);
-    bytes.exec_id = scaibunker_api::ids::ExecId::generate();
+    let bytes = shell(&["bytes", "3000000"]);
     drop(lab.exec(&bytes, &[]).await);
-    until(|| lab.guest.running.load(Ordering::SeqCst) == 0).await;
+    lab.until_ended(bytes.exec_id).await;
     let (got, gaps, last) = lab.attach(bytes.exec_id, "").await.rest().await;
     assert!((30_000..=64 * 1024).contains(&got), "{got}");
     assert_eq!((gaps.len(), last.kind), (0, FrameKind::Exit));

@@ -63,7 +63,8 @@ async def signals(bunker, _):
     async with connect(bunker) as socket:
         shell = Shell(socket)
         await shell.ready()
-        await socket.send(b"sleep 300; echo after=$?\n")
+        await socket.send(b"echo go-$((1+1)); sleep 300; echo after=$?\n")
+        await shell.until("go-2")
         await socket.send(b"\x03")
         await socket.send(b"trap 'echo got-$((40+2))' USR1; echo set-$((1+1))\n")
         await shell.until("set-2")

@@ -1,0 +1,60 @@
+//! What real microVMs need: the guest agent, a kernel, an image, QEMU.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use scaibunker_worker::{
+    assets,
+    engine::{
+        Shape,
+        qemu::{Accelerator, Qemu, version},
+    },
+    jail::CgroupRoot,
+    pool::Pool,
+    scratch::ScratchDisks,
+    seat::UidSlots,
+    vm::Host,
+};
+
+fn target_dir() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_path_buf()
+}
+
+/// A host that makes microVMs of one shape.
+pub struct Lab {
+    pub pool: Arc<Pool>,
+    pub shape: Shape,
+    pub dir: tempfile::TempDir,
+}
+
+/// A host in a directory of its own.
+pub async fn lab() -> Lab {
+    let cache = target_dir().join("tmp/cache");
+    let agent = target_dir().join("x86_64-unknown-linux-gnu/guest/scaibunker-guest");
+    let quiet = |_: &str| {};
+    let kernel = assets::kernel(&cache, &agent, &quiet).await.unwrap();
+    let image = assets::image(&cache, "busybox", &quiet).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["vms", "jail", "disks"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let program = PathBuf::from("/usr/bin/qemu-system-x86_64");
+    let engine = Qemu {
+        version: version(&program).await.unwrap(),
+        program,
+        accelerator: Accelerator::Tcg,
+        kernel,
+        jail_root: dir.path().join("jail"),
+    };
+    let host = Arc::new(Host {
+        engine: Arc::new(engine),
+        disks: ScratchDisks::new(dir.path().join("disks")).unwrap(),
+        vms_dir: dir.path().join("vms"),
+        cgroups: CgroupRoot::detect(Path::new("/sys/fs/cgroup")),
+        uid_slots: Arc::new(UidSlots::default()),
+    });
+    let shape = Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256, disk_mb: 1024 };
+    Lab { pool: Pool::new(host, vec![image], 0), shape, dir }
+}
