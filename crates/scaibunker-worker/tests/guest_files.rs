@@ -235,6 +235,7 @@ impl Exec {
             match frame.kind {
                 FrameKind::Exit => return (frame.parse().unwrap(), self.text),
                 FrameKind::Error => panic!("{:?}", frame.payload),
+                FrameKind::Started => {}
                 _ => self.text.push_str(&String::from_utf8_lossy(&frame.payload)),
             }
         }
@@ -370,7 +371,10 @@ async fn an_upload_that_is_given_up_leaves_nothing() {
     let sent = lab.guest.send_with(Method::PUT, "/files", headers, body, "req_test");
     assert!(timeout(LIMIT, sent).await.unwrap().is_err());
     let gone = async {
-        while !lab.run("ls -A /home | grep -c -e half -e scaibunker").await.1.starts_with('0') {}
+        while lab.run("ls -A /home | grep -c -e half -e scaibunker").await.1
+            != "0
+"
+        {}
     };
     timeout(LIMIT, gone).await.unwrap();
     lab.vm.destroy().await;
@@ -486,7 +490,7 @@ async fn a_terminal_is_one_to_the_programs_in_it() {
     for by_key in [false, true] {
         shell.write("echo '<'go'>'; sleep 1000\n").await;
         shell.expect("<go>").await;
-        let (_, _) = lab.run("until pgrep -f 'sleep 1000' | grep -q .; do :; done").await;
+        lab.run("until ps | grep -q '[s]leep 1000'; do :; done").await;
         if by_key {
             shell.write("\u{3}").await;
         } else {

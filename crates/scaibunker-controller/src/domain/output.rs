@@ -78,6 +78,9 @@ impl TextSplitter {
             Err(_) => return Some(Piece::Binary(bytes)),
         };
         self.held = bytes[ready..].to_vec();
+        if escapes_badly(&bytes[..ready]) {
+            return Some(Piece::Binary(bytes.slice(..ready)));
+        }
         (ready > 0).then(|| Piece::Text(String::from_utf8_lossy(&bytes[..ready]).into_owned()))
     }
 
@@ -86,6 +89,14 @@ impl TextSplitter {
         let held = std::mem::take(&mut self.held);
         (!held.is_empty()).then(|| Piece::Binary(held.into()))
     }
+}
+
+/// Whether a long piece is mostly characters that JSON writes as six, such as NUL: that is hardly
+/// text, and base64 carries it in a quarter of the room.
+fn escapes_badly(bytes: &[u8]) -> bool {
+    const LONG: usize = 1024;
+    let is_six = |byte: &&u8| **byte < 0x20 && !b"\x08\t\n\x0c\r".contains(*byte);
+    bytes.len() >= LONG && bytes.iter().filter(is_six).count() > bytes.len() / 8
 }
 
 #[cfg(test)]
@@ -135,6 +146,14 @@ mod tests {
             prop_assert!(text.starts_with(&stdout) && stdout.len() <= limit);
             prop_assert_eq!(kept.truncated, text.len() > limit);
         }
+    }
+
+    #[test]
+    fn zeros_are_binary_and_coloured_text_is_text() {
+        let zeros = split(&[0; 4096], 4096);
+        assert!(matches!(&zeros[..], [Piece::Binary(bytes)] if bytes.len() == 4096));
+        let coloured = "\x1b[31mred and more of it\x1b[0m\n".repeat(100);
+        assert!(matches!(&split(coloured.as_bytes(), 4096)[..], [Piece::Text(_)]));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     input::Input,
     journal::{Journal, NoRoom, Patience, ReaderId},
+    shortened::shortened,
 };
 
 /// Output of a command that stays at hand.
@@ -32,8 +33,6 @@ const SHELL_JOURNAL_BYTES: usize = 64 * 1024;
 /// How long a shell waits for a client to come back.
 const LINGER: Duration = Duration::from_secs(scaibunker_api::shell::LINGER_S);
 const MAX_READERS: usize = 16;
-/// Of a command's text in reports.
-const MAX_COMMAND_BYTES: usize = 16 * 1024;
 
 /// A running or remembered command.
 pub struct Exec {
@@ -408,47 +407,4 @@ pub fn ended(id: ExecId) -> ErrorBody {
 #[must_use]
 pub fn limited(message: impl Into<String>) -> ErrorBody {
     ErrorBody { retry_after: Some(1), ..ErrorBody::new(ErrorCode::RateLimited, message) }
-}
-
-/// The command as reports show it: a long one is cut, so that a bunker's reports stay small.
-fn shortened(command: &Command) -> Command {
-    let cut = |text: &str, most: usize| {
-        if text.len() <= most {
-            return text.to_owned();
-        }
-        format!("{}…", &text[..text.floor_char_boundary(most)])
-    };
-    match command {
-        Command::Shell(line) => Command::Shell(cut(line, MAX_COMMAND_BYTES)),
-        Command::Argv(argv) => {
-            let (mut shown, mut left) = (Vec::new(), MAX_COMMAND_BYTES);
-            for arg in argv {
-                if left == 0 {
-                    shown.push("…".to_owned());
-                    break;
-                }
-                shown.push(cut(arg, left));
-                // An empty argument costs as well.
-                left = left.saturating_sub(arg.len() + 1);
-            }
-            Command::Argv(shown)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reports_of_long_commands_are_short() {
-        let long = "ä".repeat(MAX_COMMAND_BYTES);
-        let Command::Shell(line) = shortened(&Command::Shell(long.clone())) else { panic!() };
-        assert!(line.len() <= MAX_COMMAND_BYTES + 3 && line.ends_with('…'));
-        let argv = vec![String::new(); MAX_COMMAND_BYTES * 2];
-        let Command::Argv(shown) = shortened(&Command::Argv(argv)) else { panic!() };
-        assert_eq!(shown.len(), MAX_COMMAND_BYTES + 1);
-        let short = Command::Argv(vec!["echo".into(), "hi".into()]);
-        assert_eq!(shortened(&short), short);
-    }
 }

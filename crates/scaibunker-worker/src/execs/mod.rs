@@ -21,6 +21,7 @@ mod keeper;
 mod launch;
 mod reader;
 mod record;
+mod shortened;
 
 use std::{
     path::Path,

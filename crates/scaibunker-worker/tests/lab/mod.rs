@@ -55,6 +55,6 @@ pub async fn lab() -> Lab {
         cgroups: CgroupRoot::detect(Path::new("/sys/fs/cgroup")),
         uid_slots: Arc::new(UidSlots::default()),
     });
-    let shape = Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256, disk_mb: 1024 };
+    let shape = Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64 };
     Lab { pool: Pool::new(host, vec![image], 0), shape, dir }
 }
