@@ -1,7 +1,7 @@
 //! The guest agent: PID 1 of every bunker.
 //!
 //! ```text
-//! boot ─▶ serve: log ─POST /prepare─▶ serve: identify, exec
+//! boot ─▶ serve: log ─POST /prepare─▶ serve: identify, exec, files
 //!  (root mounted; a template is saved here)  (unique)
 //! ```
 //!

@@ -198,7 +198,8 @@ impl Exec {
 
     async fn end_input(&self) {
         let end = Frame::data(FrameKind::StdinEnd, Bytes::new());
-        self.input.send(end.encode()).await.unwrap();
+        // A short command may have ended before its input does.
+        let _ = self.input.send(end.encode()).await;
     }
 
     async fn next(&mut self) -> Option<Frame> {
@@ -538,7 +539,8 @@ async fn signals_reach_a_commands_group_and_unread_input_stops_none() {
     let signal = SendSignal { signal: 10 };
     assert_eq!(lab.post(&route, &signal).await, StatusCode::NO_CONTENT);
     let (exit, text) = trap.finish().await;
-    assert_eq!((exit.exit_code, text.trim()), (3, "caught"));
+    // The shell may have something to say of its `sleep`, which the signal reaches as well.
+    assert!(exit.exit_code == 3 && text.trim().ends_with("caught"), "{exit:?} {text}");
     lab.vm.destroy().await;
 }
 

@@ -1,5 +1,6 @@
 //! Calls on the bunker's files, as `guest-protocol`'s `files` describes them.
 
+mod bulk_file;
 mod delete;
 mod directory;
 mod download;
@@ -17,6 +18,7 @@ mod tree;
 mod unpack;
 mod upload;
 mod watch;
+mod watched;
 
 use std::sync::Arc;
 

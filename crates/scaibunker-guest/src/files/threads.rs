@@ -24,8 +24,8 @@ use crate::{
     root::BunkerRoot,
 };
 
-/// Calls at the same time; more wait.
-const MAX_CALLS: usize = 32;
+/// Calls at the same time, each of which holds about a MiB of what it reads or writes; more wait.
+const MAX_CALLS: usize = 16;
 
 /// Watches at the same time; more are refused.
 const MAX_WATCHES: usize = 16;

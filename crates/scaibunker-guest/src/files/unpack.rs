@@ -4,7 +4,10 @@
 //! and links that lead out of it are not followed. Modes and times are the archive's; owners are,
 //! too, where the caller has root's rights and names no other.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io::{self, Write as _},
+    os::fd::OwnedFd,
+};
 
 use rustix::{
     fs::{
@@ -17,6 +20,7 @@ use rustix::{
 use scaibunker_guest_protocol::files::{Unpacked, WriteCall};
 
 use super::{
+    bulk_file::BulkFile,
     directory,
     entry::{printable, printable_bytes},
     tar_reader::{TarEntry, TarError, TarKind, TarReader},
@@ -29,8 +33,6 @@ use crate::error::AgentError;
 /// Names of directories whose modes and times are set at the end, when nothing is made in them
 /// any more. Directories past this get their mode at once.
 const MAX_DELAYED_BYTES: usize = 4 * 1024 * 1024;
-
-const COPY_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Unpacks the body into the directory at the call's path, which is made where it is missing.
 pub fn unpack(
@@ -130,10 +132,10 @@ impl Target<'_> {
         entry: &TarEntry,
         archive: &mut TarReader<&mut BodyReader>,
     ) -> io::Result<()> {
-        let mut new = NewFile::create(parent)?;
-        let mut buffer = io::BufWriter::with_capacity(COPY_BUFFER_BYTES, &mut new.file);
-        self.done.bytes += io::copy(archive, &mut buffer)?;
-        buffer.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let new = NewFile::create(parent)?;
+        let mut file = BulkFile::new(&new.file);
+        self.done.bytes += io::copy(archive, &mut file)?;
+        file.flush()?;
         self.owner(entry).give(&new.file)?;
         fchmod(&new.file, Mode::from_raw_mode(entry.mode))?;
         futimens(&new.file, &times(entry.modified_s))?;

@@ -2,11 +2,10 @@
 
 use std::{
     fs::File,
-    io::{self, IoSlice, Write},
+    io::{self, Write},
     os::fd::OwnedFd,
 };
 
-use bytes::Buf;
 use rustix::{
     fs::{Access, AtFlags, Mode, OFlags, Stat, accessat, fchmod, openat, renameat, unlinkat},
     io::Errno,
@@ -15,6 +14,7 @@ use rustix::{
 use scaibunker_guest_protocol::files::{Entry, FilePath, WriteCall};
 
 use super::{
+    bulk_file::BulkFile,
     entry::printable,
     transfer::BodyReader,
     tree::{Owner, Place, Tree, expect_file, is_pseudo},
@@ -34,9 +34,8 @@ pub fn write(tree: &Tree, call: &WriteCall, body: &mut BodyReader) -> Result<Ent
     check(call)?;
     let place = tree.place_for_file(&call.path)?;
     let existing = existing(&place, &call.path)?;
-    let mut file = NewFile::create(&place.dir).map_err(failed())?;
-    copy(body, &mut file.file)
-        .map_err(AgentError::file(format!("write {}", printable(&call.path))))?;
+    let file = NewFile::create(&place.dir).map_err(failed())?;
+    copy(body, &file.file).map_err(AgentError::file(format!("write {}", printable(&call.path))))?;
     let kept = |stat: &Stat| Owner { uid: Some(stat.st_uid), gid: Some(stat.st_gid) };
     let owner = existing.as_ref().map_or(tree.new_owner(), kept);
     Owner { uid: call.uid, gid: call.gid }.or(owner).give(&file.file).map_err(failed())?;
@@ -69,27 +68,14 @@ fn existing(place: &Place, path: &FilePath) -> Result<Option<Stat>, AgentError> 
     Ok(Some(stat))
 }
 
-fn copy(body: &mut BodyReader, file: &mut File) -> io::Result<()> {
-    while let Some(mut pieces) = body.next_batch()? {
-        let mut pieces = pieces.as_mut_slice();
-        while let Some(first) = pieces.first() {
-            if first.is_empty() {
-                pieces = &mut pieces[1..];
-                continue;
-            }
-            let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-            let mut written = file.write_vectored(&slices)?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            for piece in pieces.iter_mut() {
-                let count = written.min(piece.len());
-                piece.advance(count);
-                written -= count;
-            }
+fn copy(body: &mut BodyReader, file: &File) -> io::Result<()> {
+    let mut file = BulkFile::new(file);
+    while let Some(pieces) = body.next_batch()? {
+        for piece in pieces {
+            file.write_all(&piece)?;
         }
     }
-    Ok(())
+    file.flush()
 }
 
 /// A file without its name yet; removed unless it gets one.

@@ -59,7 +59,10 @@ pub fn arguments(
         Accelerator::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
         Accelerator::Tcg => {
             let thread = if vcpus > 1 { "multi" } else { "single" };
-            add(&["-accel", &format!("tcg,thread={thread},tb-size={TCG_CACHE_MB}"), "-cpu", "max"]);
+            add(&["-accel", &format!("tcg,thread={thread},tb-size={TCG_CACHE_MB}")]);
+            // With ERMS the guest's kernel copies by `rep movsb`, which tcg does byte by byte:
+            // without it copies are three times and clears seven times as fast (measured).
+            add(&["-cpu", "max,-erms"]);
         }
     }
     add(&["-m", &format!("{memory_mb}M"), "-smp", &vcpus.to_string()]);
