@@ -60,6 +60,15 @@ pub struct Pool {
     taken: Notify,
 }
 
+/// What becomes of a VM that was just made.
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    /// It is claimed at once.
+    Run,
+    /// It is warmed up and stands still until it is claimed.
+    Rest,
+}
+
 impl Pool {
     /// An empty pool over these images; [`Pool::refill`] fills it.
     #[must_use]
@@ -133,7 +142,7 @@ impl Pool {
                 }
                 continue;
             };
-            match self.make(&shape, CpuPriority::Background).await {
+            match self.make(&shape, CpuPriority::Background, Then::Rest).await {
                 Ok(vm) => self.shelf().ready.entry(shape).or_default().push_back(vm),
                 Err(error) => {
                     tracing::warn!(image = shape.image, error = %crate::chain(&error), "cannot refill the warm pool");
@@ -150,14 +159,15 @@ impl Pool {
         }
     }
 
-    /// Waits until every wanted shape has one ready VM at least.
+    /// Waits until every wanted shape has one ready VM at least. On a busy host these must not
+    /// starve as a refill may: the server's start waits for them.
     pub async fn warm(&self, shapes: &[Shape]) -> Result<(), VmError> {
         for shape in shapes {
             self.ask_for(shape);
             if self.pool_size == 0 {
                 self.template(shape).await?;
             } else {
-                let vm = self.make(shape, CpuPriority::Background).await?;
+                let vm = self.make(shape, CpuPriority::Normal, Then::Rest).await?;
                 self.shelf().ready.entry(shape.clone()).or_default().push_back(vm);
             }
         }
@@ -190,18 +200,17 @@ impl Pool {
     async fn make_in_foreground(&self, shape: &Shape) -> Result<Vm, VmError> {
         // The semaphore is never closed; without a permit the VM is made all the same.
         let _permit = self.foreground.acquire().await.ok();
-        self.make(shape, CpuPriority::Normal).await
+        self.make(shape, CpuPriority::Normal, Then::Run).await
     }
 
-    /// A running clone; one made in the background is warmed up and stands still.
-    async fn make(&self, shape: &Shape, priority: CpuPriority) -> Result<Vm, VmError> {
+    async fn make(&self, shape: &Shape, priority: CpuPriority, then: Then) -> Result<Vm, VmError> {
         let template = self.template(shape).await?;
         let mut vm = self.host.spawn(&template, priority).await?;
         let made = async {
             vm.restore(&template).await?;
-            match priority {
-                CpuPriority::Background => vm.rest(&template).await,
-                CpuPriority::Normal => Ok(()),
+            match then {
+                Then::Rest => vm.rest(&template).await,
+                Then::Run => Ok(()),
             }
         };
         match made.await {
