@@ -5,13 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shall say where")]
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod lab;
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -29,17 +25,10 @@ use scaibunker_guest_protocol::{
     frame_reader::FrameReader,
 };
 use scaibunker_worker::{
-    assets,
     channel::{AnswerBody, GuestBody, GuestChannel},
-    engine::{
-        Shape,
-        qemu::{Accelerator, Qemu, version},
-    },
-    jail::CgroupRoot,
+    engine::Shape,
     pool::Pool,
-    scratch::ScratchDisks,
-    seat::UidSlots,
-    vm::{Host, Vm},
+    vm::Vm,
     vm_home::Claim,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -51,10 +40,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 const DISK_MB: u32 = 48;
 
-fn target_dir() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_path_buf()
-}
-
 struct Lab {
     vm: Vm,
     guest: GuestChannel,
@@ -63,33 +48,9 @@ struct Lab {
 }
 
 async fn lab() -> Lab {
-    let cache = target_dir().join("tmp/cache");
-    let agent = target_dir().join("x86_64-unknown-linux-gnu/guest/scaibunker-guest");
-    let quiet = |_: &str| {};
-    let kernel = assets::kernel(&cache, &agent, &quiet).await.unwrap();
-    let image = assets::image(&cache, "busybox", &quiet).await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["vms", "jail", "disks"] {
-        std::fs::create_dir(dir.path().join(name)).unwrap();
-    }
-    let program = PathBuf::from("/usr/bin/qemu-system-x86_64");
-    let engine = Qemu {
-        version: version(&program).await.unwrap(),
-        program,
-        accelerator: Accelerator::Tcg,
-        kernel,
-        jail_root: dir.path().join("jail"),
-    };
-    let host = Arc::new(Host {
-        engine: Arc::new(engine),
-        disks: ScratchDisks::new(dir.path().join("disks")).unwrap(),
-        vms_dir: dir.path().join("vms"),
-        cgroups: CgroupRoot::detect(Path::new("/sys/fs/cgroup")),
-        uid_slots: Arc::new(UidSlots::default()),
-    });
+    let lab::Lab { pool, shape, dir } = lab::lab().await;
     let disk_mb = std::env::var("LAB_DISK_MB").map_or(DISK_MB, |mb| mb.parse().unwrap());
-    let shape = Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256, disk_mb };
-    let pool = Pool::new(host, vec![image], 0);
+    let shape = Shape { disk_mb, ..shape };
     let mut vm = pool.make_now(&shape).await.unwrap();
     let claim = Claim {
         bunker_id: BunkerId::generate(),
