@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
-    ids::{BunkerId, ImageId, TenantId, UserId, WorkerId},
+    ids::{BunkerId, EventId, ImageId, TenantId, UserId, WorkerId},
     time,
 };
 
@@ -216,7 +216,7 @@ pub struct PatchBunker {
 }
 
 /// Tells a field that is `null` from one that is absent.
-fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+pub(crate) fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
@@ -271,6 +271,32 @@ pub struct Bunker {
     #[serde(with = "time::optional")]
     pub terminated_at: Option<Timestamp>,
     pub ip_address: Option<String>,
+}
+
+/// One event of `GET /bunkers/{id}/events`; its name is `status`. The first tells the status that the
+/// bunker has when the stream begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusEvent {
+    pub id: EventId,
+    pub status: BunkerStatus,
+    pub status_reason: Option<String>,
+    #[serde(with = "time")]
+    pub at: Timestamp,
+}
+
+/// What a bunker uses right now: the answer of `GET /bunkers/{id}/metrics`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BunkerMetrics {
+    /// CPU time of the whole microVM since it runs.
+    pub cpu_time_ms: u64,
+    /// Host memory that the microVM has touched itself; what it shares with its template is not counted.
+    pub memory_bytes: u64,
+    /// Bytes of the scratch disk that hold something.
+    pub disk_bytes: u64,
+    /// Commands and shells that run.
+    pub execs_running: u32,
+    #[serde(with = "time")]
+    pub last_active_at: Timestamp,
 }
 
 #[cfg(test)]

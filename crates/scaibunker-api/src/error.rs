@@ -92,6 +92,13 @@ error_codes! {
     TransitMissingInterfaces = "TRANSIT_MISSING_INTERFACES", UNPROCESSABLE_ENTITY;
     /// The allowlist is missing, empty or has an entry that is not a host name.
     AllowlistInvalid = "ALLOWLIST_INVALID", UNPROCESSABLE_ENTITY;
+    /// Some quota that applies to the caller would be exceeded; `details` have its profile, bucket,
+    /// resource, current, cap and what was requested.
+    BunkerQuotaExceeded = "BUNKER_QUOTA_EXCEEDED", TOO_MANY_REQUESTS;
+    /// The name, subject or membership exists already.
+    AlreadyExists = "ALREADY_EXISTS", CONFLICT;
+    /// Other objects still depend on it; the message names them.
+    InUse = "IN_USE", CONFLICT;
     /// No worker has enough of some resource free.
     WorkerUnavailable = "WORKER_UNAVAILABLE", SERVICE_UNAVAILABLE;
     /// No eligible worker has the image ready.

@@ -55,6 +55,12 @@ macro_rules! ids {
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }
+
+            /// When the id was made, in milliseconds since the Unix epoch.
+            #[must_use]
+            pub fn made_at_ms(self) -> u64 {
+                (self.0.as_u128() >> 80) as u64
+            }
         }
 
         impl From<Uuid> for $name {
@@ -107,6 +113,18 @@ ids! {
     TenantId = "ten_";
     /// A user.
     UserId = "usr_";
+    /// A partner: it has tenants.
+    PartnerId = "prt_";
+    /// A group of users.
+    GroupId = "grp_";
+    /// A custom role.
+    CustomRoleId = "rol_";
+    /// A quota profile.
+    QuotaProfileId = "qpf_";
+    /// The assignment of a quota profile.
+    QuotaAssignmentId = "qas_";
+    /// Something that happened: an entry of the audit log, or an event of a bunker.
+    EventId = "evt_";
     /// An API key's record; the key itself starts with `sgk_`.
     ApiKeyId = "key_";
     /// One HTTP request, as it appears in answers and logs.

@@ -3,14 +3,17 @@
 //! This crate holds data only. Rules live in the controller's `domain`, I/O in the crates that
 //! speak the types.
 
+pub mod audit;
 pub mod bunker;
 pub mod envelope;
 pub mod error;
 pub mod exec;
 pub mod file;
+pub mod iam;
 pub mod ids;
 pub mod image;
 pub mod permission;
+pub mod quota;
 pub mod shell;
 pub mod time;
 pub mod worker;

@@ -19,6 +19,12 @@ macro_rules! permissions {
             pub fn key(self) -> &'static str {
                 match self { $(Self::$name => $key,)* }
             }
+
+            /// The permission with this key.
+            #[must_use]
+            pub fn from_key(key: &str) -> Option<Self> {
+                match key { $($key => Some(Self::$name),)* _ => None }
+            }
         }
     };
 }

@@ -8,6 +8,9 @@
 //! | `GET /bunkers` | [`BunkerReport`] of every bunker the worker holds |
 //! | `GET /bunkers/{id}` | one [`BunkerReport`], 404 when the worker does not hold it |
 //! | `PUT /bunkers/{id}` | [`StartBunker`] → [`BunkerReport`] once the bunker runs; idempotent |
+//! | `POST /bunkers/{id}/pause` | stops its CPUs; idempotent, 204 |
+//! | `POST /bunkers/{id}/resume` | lets them run again, with the clock set; idempotent, 204 |
+//! | `GET /bunkers/{id}/metrics` | [`crate::bunker::BunkerMetrics`] |
 //! | `DELETE /bunkers/{id}` | frees everything, forgets the bunker; idempotent, 204 |
 //! | `POST /bunkers/{id}/exec` | starts a command: exec frames both ways (`scaibunker-guest-protocol`), see below |
 //! | `GET /bunkers/{id}/execs` | [`ExecReport`] of every command it runs or remembers, oldest first |
@@ -48,7 +51,7 @@ use crate::{
 };
 
 /// Version of everything in this module; a controller refuses a worker that is more than one off.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Value of the `Upgrade` header with which a worker asks for its link.
 pub const LINK_PROTOCOL: &str = "scaibunker-link";
@@ -108,6 +111,9 @@ pub struct BunkerReport {
     pub id: BunkerId,
     pub state: WorkerBunkerState,
     pub started_at: Option<Timestamp>,
+    /// When it last worked: a command or shell ran, a file call was made, or its CPUs were busy.
+    #[serde(default)]
+    pub last_active_at: Option<Timestamp>,
 }
 
 /// The states a worker distinguishes. `Ended` stays listed until the controller deletes it, so
@@ -117,6 +123,7 @@ pub struct BunkerReport {
 pub enum WorkerBunkerState {
     Starting,
     Running,
+    Paused,
     Ended { reason: String },
 }
 

@@ -5,6 +5,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 use scaibunker_api::worker::HEARTBEAT_INTERVAL_S;
 use scaibunker_storage::S3Config;
 
+use crate::store::DatabaseUrl;
+
 /// Heartbeats that a worker may miss before it counts as offline.
 const DEFAULT_STALE_MULTIPLIER: u32 = 3;
 
@@ -13,6 +15,8 @@ const DEFAULT_STALE_MULTIPLIER: u32 = 3;
 pub struct ControllerConfig {
     /// Holds the database, the admin key and the objects; made if it is missing.
     pub data_dir: PathBuf,
+    /// Where the database is. `None`: a SQLite file in the data directory.
+    pub database: Option<DatabaseUrl>,
     /// The secret that workers present; never empty.
     pub worker_token: String,
     /// Silence after which a worker is offline and its bunkers fail.
@@ -43,6 +47,7 @@ impl ControllerConfig {
     pub fn new(data_dir: PathBuf, worker_token: String) -> Self {
         Self {
             data_dir,
+            database: None,
             worker_token,
             worker_stale_after: Duration::from_secs(HEARTBEAT_INTERVAL_S)
                 * DEFAULT_STALE_MULTIPLIER,
@@ -58,6 +63,7 @@ impl fmt::Debug for ControllerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ControllerConfig")
             .field("data_dir", &self.data_dir)
+            .field("database", &self.database)
             .field("worker_stale_after", &self.worker_stale_after)
             .field("drain_limit", &self.drain_limit)
             .field("objects", &self.objects)

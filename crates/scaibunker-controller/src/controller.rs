@@ -51,7 +51,8 @@ impl Controller {
             return Err(ControllerError::NoWorkerToken);
         }
         let data_dir = DataDir::lock(&config.data_dir)?;
-        let store = Store::open(&data_dir.database()).await?;
+        let database = config.database.unwrap_or_else(|| data_dir.database());
+        let store = Store::open(&database).await?;
         data_dir.ensure_admin_key(&store).await?;
         let worker_token = WorkerToken::new(&config.worker_token);
         let objects = match config.objects {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest as _, Sha256};
 
-use crate::store::{Store, StoreError};
+use crate::store::{DatabaseUrl, Store, StoreError};
 
 /// What every API key starts with.
 pub(crate) const KEY_PREFIX: &str = "sgk_";
@@ -65,10 +65,10 @@ impl DataDir {
         }
     }
 
-    /// Where the database is.
+    /// Where the database is unless the operator says otherwise.
     #[must_use]
-    pub fn database(&self) -> PathBuf {
-        self.path.join("scaibunker.db")
+    pub fn database(&self) -> DatabaseUrl {
+        DatabaseUrl::Sqlite(self.path.join("scaibunker.db"))
     }
 
     /// Where the objects are.
@@ -186,7 +186,7 @@ mod tests {
         dir.ensure_admin_key(&store).await.unwrap();
         store.close().await;
         let key = fs::read_to_string(temp.path().join("admin.key")).unwrap();
-        let database = fs::read(dir.database()).unwrap();
+        let database = fs::read(dir.path.join("scaibunker.db")).unwrap();
         let secret = key.trim().trim_start_matches(KEY_PREFIX).as_bytes();
         assert!(!database.windows(secret.len()).any(|window| window == secret));
     }

@@ -16,6 +16,7 @@ mod failure;
 mod files;
 mod fleet;
 mod http;
+mod ledger;
 mod server;
 mod store;
 mod tasks;
@@ -25,7 +26,7 @@ pub use self::{
     config::{ControllerConfig, ObjectsConfig},
     controller::{Controller, ControllerError},
     data_dir::DataDirError,
-    store::StoreError,
+    store::{DatabaseUrl, InvalidDatabaseUrl, StoreError},
 };
 
 /// Bytes as lower-case hexadecimal digits.

@@ -104,7 +104,7 @@ impl Bunkers {
         let worker_id = self.fleet.reserve(id, &spec, &image)?;
         let reservation = Reservation { fleet: Arc::clone(&self.fleet), bunker: id, kept: false };
         let owner = (actor.tenant_id, actor.user_id);
-        let bunker = Bunker::placed(id, owner, worker_id, spec, Timestamp::now());
+        let bunker = Bunker::placed(id, owner, worker_id, Vec::new(), spec, Timestamp::now());
         if let (Some(key), None) = (&mut key, wait) {
             key.answer = serde_json::to_string(&bunker::Bunker::from(&bunker)).ok();
         }
@@ -189,7 +189,7 @@ impl Bunkers {
             return Ok(CreateAnswer::Repeated(answer));
         }
         // The first request still waits, or was cut off before it was answered.
-        let id = stored.bunker_id;
+        let Ok(id) = stored.resource_id.parse::<BunkerId>() else { return Err(interrupted()) };
         let _ = timeout(wait.unwrap_or_default(), self.starting.over(id)).await;
         match self.store.bunker(id).await? {
             Some(bunker) => Ok(record(&bunker)),

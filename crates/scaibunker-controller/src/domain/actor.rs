@@ -1,40 +1,48 @@
 //! Who calls, and what the caller may do and see.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
-    ids::{RequestId, TenantId, UserId},
+    iam::Role,
+    ids::{ApiKeyId, GroupId, PartnerId, RequestId, TenantId, UserId},
     permission::Permission,
 };
 
 use super::bunker::Bunker;
 
-/// A built-in role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    SuperAdmin,
+/// How far a caller's powers reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    Platform,
+    /// A partner and the tenants it has.
+    Partner(PartnerId, Arc<BTreeSet<TenantId>>),
+    Tenant(TenantId),
 }
 
-impl Role {
-    /// The role as it is stored.
+impl Reach {
+    /// Whether the tenant is within.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn covers(&self, tenant: TenantId) -> bool {
         match self {
-            Self::SuperAdmin => "super_admin",
+            Self::Platform => true,
+            Self::Partner(_, tenants) => tenants.contains(&tenant),
+            Self::Tenant(own) => *own == tenant,
         }
     }
+}
 
-    /// Reads what [`Self::as_str`] wrote.
-    #[must_use]
-    pub fn from_text(text: &str) -> Option<Self> {
-        (text == Self::SuperAdmin.as_str()).then_some(Self::SuperAdmin)
-    }
-
-    /// What the role may do.
-    #[must_use]
-    pub fn permissions(self) -> &'static [Permission] {
-        match self {
-            Self::SuperAdmin => Permission::ALL,
-        }
+/// What a role may do before anything is granted.
+#[must_use]
+pub fn permissions_of(role: Role) -> Vec<Permission> {
+    let all_but = |without: &[Permission]| {
+        Permission::ALL.iter().copied().filter(|permission| !without.contains(permission)).collect()
+    };
+    match role {
+        Role::SuperAdmin => all_but(&[]),
+        Role::PartnerAdmin => all_but(&[Permission::AdminPlatform]),
+        Role::TenantAdmin => all_but(&[Permission::Admin, Permission::AdminPlatform]),
+        Role::PartnerViewer | Role::TenantUser | Role::TenantViewer => Vec::new(),
     }
 }
 
@@ -42,6 +50,7 @@ impl Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Everything,
+    Partner(PartnerId),
     Tenant(TenantId),
     Own(TenantId, UserId),
 }
@@ -51,7 +60,14 @@ pub enum Scope {
 pub struct Actor {
     pub tenant_id: TenantId,
     pub user_id: UserId,
-    pub permissions: Vec<Permission>,
+    /// `None`: a token of an OIDC issuer.
+    pub api_key_id: Option<ApiKeyId>,
+    pub reach: Reach,
+    pub permissions: Arc<[Permission]>,
+    /// Reads everything within reach, without any permission.
+    pub is_viewer: bool,
+    /// Every group the caller belongs to, nested ones expanded.
+    pub group_ids: Arc<[GroupId]>,
     pub request_id: RequestId,
 }
 
@@ -62,26 +78,42 @@ impl Actor {
         self.permissions.contains(&permission)
     }
 
+    /// Whether the caller may look at what needs `permission` to be changed.
+    #[must_use]
+    pub fn may_read(&self, permission: Permission) -> bool {
+        self.is_viewer || self.may(permission)
+    }
+
     /// Refuses a caller without `permission`.
     pub fn require(&self, permission: Permission) -> Result<(), ErrorBody> {
-        if self.may(permission) {
+        if self.may(permission) { Ok(()) } else { Err(forbidden(permission)) }
+    }
+
+    /// Refuses a caller that may not look at what needs `permission` to be changed.
+    pub fn require_read(&self, permission: Permission) -> Result<(), ErrorBody> {
+        if self.may_read(permission) { Ok(()) } else { Err(forbidden(permission)) }
+    }
+
+    /// Refuses a caller that is no admin of the whole platform: workers are nobody's alone.
+    pub fn require_platform(&self, permission: Permission) -> Result<(), ErrorBody> {
+        self.require(permission)?;
+        if self.reach == Reach::Platform {
             return Ok(());
         }
-        Err(ErrorBody::new(
-            ErrorCode::Forbidden,
-            format!("this needs the permission `{}`; ask a tenant admin for it", permission.key()),
-        ))
+        let message = "this is the platform's, not a partner's or tenant's; ask its operator";
+        Err(ErrorBody::new(ErrorCode::Forbidden, message))
     }
 
     /// Whose bunkers the caller sees.
     #[must_use]
     pub fn scope(&self) -> Scope {
-        if self.may(Permission::Admin) {
-            Scope::Everything
-        } else if self.may(Permission::AdminTenant) {
-            Scope::Tenant(self.tenant_id)
-        } else {
-            Scope::Own(self.tenant_id, self.user_id)
+        let reads_all =
+            self.is_viewer || self.may(Permission::Admin) || self.may(Permission::AdminTenant);
+        match &self.reach {
+            _ if !reads_all => Scope::Own(self.tenant_id, self.user_id),
+            Reach::Platform => Scope::Everything,
+            Reach::Partner(partner, _) => Scope::Partner(*partner),
+            Reach::Tenant(tenant) => Scope::Tenant(*tenant),
         }
     }
 
@@ -89,23 +121,36 @@ impl Actor {
     #[must_use]
     pub fn sees(&self, bunker: &Bunker) -> bool {
         match self.scope() {
-            Scope::Everything => true,
-            Scope::Tenant(tenant) => bunker.tenant_id == tenant,
             Scope::Own(tenant, user) => bunker.tenant_id == tenant && bunker.owner_id == user,
+            Scope::Everything | Scope::Partner(_) | Scope::Tenant(_) => {
+                self.reach.covers(bunker.tenant_id)
+            }
         }
     }
 }
 
+fn forbidden(permission: Permission) -> ErrorBody {
+    let message =
+        format!("this needs the permission `{}`; ask a tenant admin for it", permission.key());
+    ErrorBody::new(ErrorCode::Forbidden, message)
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::domain::bunker::tests::pending_bunker;
 
-    fn actor(permissions: &[Permission]) -> Actor {
+    /// A user of a tenant of its own.
+    pub(crate) fn actor(permissions: &[Permission]) -> Actor {
+        let tenant_id = TenantId::generate();
         Actor {
-            tenant_id: TenantId::generate(),
+            tenant_id,
             user_id: UserId::generate(),
-            permissions: permissions.to_vec(),
+            api_key_id: None,
+            reach: Reach::Tenant(tenant_id),
+            permissions: permissions.into(),
+            is_viewer: false,
+            group_ids: Arc::default(),
             request_id: RequestId::generate(),
         }
     }
@@ -118,22 +163,45 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seen_follows_from_the_permissions() {
+    fn what_is_seen_follows_from_permissions_and_reach() {
         let bunker = pending_bunker();
-        let owner = Actor { tenant_id: bunker.tenant_id, user_id: bunker.owner_id, ..actor(&[]) };
-        let colleague = Actor { tenant_id: bunker.tenant_id, ..actor(&[]) };
-        let tenant_admin =
-            Actor { permissions: vec![Permission::AdminTenant], ..colleague.clone() };
-        let tenant_admin_elsewhere = actor(&[Permission::AdminTenant]);
-        let admin = actor(&[Permission::Admin]);
-        let seen = [&owner, &colleague, &tenant_admin, &tenant_admin_elsewhere, &admin]
-            .map(|actor| actor.sees(&bunker));
-        assert_eq!(seen, [true, false, true, false, true]);
+        let tenant = bunker.tenant_id;
+        let within =
+            |actor: Actor| Actor { tenant_id: tenant, reach: Reach::Tenant(tenant), ..actor };
+        let owner = Actor { user_id: bunker.owner_id, ..within(actor(&[])) };
+        let colleague = within(actor(&[Permission::Create]));
+        let viewer = Actor { is_viewer: true, ..within(actor(&[])) };
+        let tenant_admin = within(actor(&[Permission::AdminTenant]));
+        let elsewhere = actor(&[Permission::AdminTenant]);
+        let partner = |tenants: &[TenantId]| Actor {
+            reach: Reach::Partner(
+                PartnerId::generate(),
+                Arc::new(tenants.iter().copied().collect()),
+            ),
+            ..actor(&[Permission::Admin])
+        };
+        let platform = Actor { reach: Reach::Platform, ..actor(&[Permission::Admin]) };
+        for (actor, sees) in [
+            (owner, true),
+            (colleague, false),
+            (viewer, true),
+            (tenant_admin, true),
+            (elsewhere, false),
+            (partner(&[tenant]), true),
+            (partner(&[]), false),
+            (platform, true),
+        ] {
+            assert_eq!(actor.sees(&bunker), sees, "{actor:?}");
+        }
     }
 
     #[test]
-    fn a_stored_role_is_read_back() {
-        assert_eq!(Role::from_text(Role::SuperAdmin.as_str()), Some(Role::SuperAdmin));
-        assert_eq!(Role::from_text("root"), None);
+    fn only_a_super_admin_has_the_platform() {
+        for role in Role::ALL {
+            let has_platform = permissions_of(role).contains(&Permission::AdminPlatform);
+            assert_eq!(has_platform, role == Role::SuperAdmin);
+            let has_admin = permissions_of(role).contains(&Permission::Admin);
+            assert_eq!(has_admin, matches!(role, Role::SuperAdmin | Role::PartnerAdmin));
+        }
     }
 }

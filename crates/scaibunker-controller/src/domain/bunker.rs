@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pending ──Acknowledged──▶ provisioning ──Started──▶ running ⇄ paused
-//!    └───────────────────Started────────────────────────▲
+//!    └───────────────────Started────────────────────────▲       (Paused, Resumed)
 //!
 //! each of these four ──EndRequested──▶ terminating ──Released──▶ terminated
 //! each of these four ──Failed────────▶ failed
@@ -19,6 +19,8 @@ use scaibunker_api::{
     ids::{BunkerId, ImageId, TenantId, UserId, WorkerId},
 };
 use serde::{Deserialize, Serialize};
+
+use super::quota::{Amounts, Bucket, Charge};
 
 /// Characters of a status reason that are kept: some of it comes from workers.
 const MAX_REASON_CHARS: usize = 1_000;
@@ -65,6 +67,8 @@ pub struct Bunker {
     pub owner_id: UserId,
     /// Chosen at create, before the bunker is written down.
     pub worker_id: WorkerId,
+    /// The quota buckets that it is charged to.
+    pub buckets: Vec<Bucket>,
     pub spec: Spec,
     pub created_at: Timestamp,
     pub last_active_at: Option<Timestamp>,
@@ -82,6 +86,10 @@ pub enum Event {
     Started { at: Timestamp },
     /// The start failed, or the bunker ended without being asked to.
     Failed { reason: String, at: Timestamp },
+    /// The worker stopped its CPUs.
+    Paused,
+    /// The worker lets its CPUs run again.
+    Resumed,
     /// The owner, or a limit that `reason` names, ends the bunker.
     EndRequested { reason: Option<String> },
     /// The worker holds nothing of the bunker any more.
@@ -103,6 +111,7 @@ impl Bunker {
         id: BunkerId,
         (tenant_id, owner_id): (TenantId, UserId),
         worker_id: WorkerId,
+        buckets: Vec<Bucket>,
         spec: Spec,
         created_at: Timestamp,
     ) -> Self {
@@ -118,6 +127,7 @@ impl Bunker {
             tenant_id,
             owner_id,
             worker_id,
+            buckets,
             spec,
             created_at,
             last_active_at,
@@ -144,6 +154,16 @@ impl Bunker {
         self.life.status
     }
 
+    /// What the bunker is charged; `None` once it has ended.
+    #[must_use]
+    pub fn charge(&self) -> Option<Charge> {
+        (!self.status().is_terminal()).then(|| Charge {
+            buckets: self.buckets.clone(),
+            amounts: Amounts::of(&self.spec),
+            paused: self.status() == BunkerStatus::Paused,
+        })
+    }
+
     /// When the bunker's lifetime is over; `None` for one without a limit.
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
@@ -162,6 +182,8 @@ impl Bunker {
                 life.status = S::Running;
                 life.started_at = Some(*at);
             }
+            (S::Running, Event::Paused) => life.status = S::Paused,
+            (S::Paused, Event::Resumed) => life.status = S::Running,
             (
                 S::Pending | S::Provisioning | S::Running | S::Paused,
                 Event::Failed { reason, at },
@@ -226,6 +248,7 @@ pub(crate) mod tests {
             BunkerId::generate(),
             (TenantId::generate(), UserId::generate()),
             WorkerId::generate(),
+            Vec::new(),
             spec(),
             Timestamp::UNIX_EPOCH,
         )
@@ -244,6 +267,8 @@ pub(crate) mod tests {
             Just(Event::Started { at }),
             ".{0,8}".prop_map(move |reason| Event::Failed { reason, at }),
             proptest::option::of(".{0,8}").prop_map(|reason| Event::EndRequested { reason }),
+            Just(Event::Paused),
+            Just(Event::Resumed),
             Just(Event::Released { at }),
         ]
     }
@@ -266,7 +291,8 @@ pub(crate) mod tests {
             let mut bunker = pending_bunker();
             for event in events {
                 let Ok(next) = bunker.apply(event) else { continue };
-                prop_assert!(rank(next.status()) > rank(bunker.status()));
+                let swings = rank(next.status()) == 2 && rank(bunker.status()) == 2;
+                prop_assert!(swings || rank(next.status()) > rank(bunker.status()));
                 prop_assert_eq!(next.generation, bunker.generation + 1);
                 prop_assert_eq!(next.life.terminated_at.is_some(), next.status().is_terminal());
                 prop_assert!(next.status() != BunkerStatus::Failed || next.life.status_reason.is_some());
@@ -295,6 +321,40 @@ pub(crate) mod tests {
             let mut bunker = pending_bunker();
             bunker.spec.max_lifetime_s = Some(max_lifetime_s);
             let _ = bunker.expires_at();
+        }
+    }
+
+    /// All states × all events: what is not in the drawing above is refused.
+    #[test]
+    fn every_transition_is_the_drawn_one() {
+        use BunkerStatus as S;
+        let at = Timestamp::UNIX_EPOCH;
+        let events = [
+            Event::Acknowledged,
+            Event::Started { at },
+            Event::Paused,
+            Event::Resumed,
+            Event::Failed { reason: "a".to_owned(), at },
+            Event::EndRequested { reason: None },
+            Event::Released { at },
+        ];
+        let (no, failed, ending) = (None, Some(S::Failed), Some(S::Terminating));
+        #[rustfmt::skip]
+        let drawn = [
+            //                acknowledged           started          paused           resumed           failed  end     released
+            (S::Pending,      [Some(S::Provisioning), Some(S::Running), no,              no,               failed, ending, no]),
+            (S::Provisioning, [no,                    Some(S::Running), no,              no,               failed, ending, no]),
+            (S::Running,      [no,                    no,               Some(S::Paused), no,               failed, ending, no]),
+            (S::Paused,       [no,                    no,               no,              Some(S::Running), failed, ending, no]),
+            (S::Terminating,  [no,                    no,               no,              no,               no,     no,     Some(S::Terminated)]),
+            (S::Terminated,   [no, no, no, no, no, no, no]),
+            (S::Failed,       [no, no, no, no, no, no, no]),
+        ];
+        for (status, expected) in drawn {
+            for (event, expected) in events.iter().zip(expected) {
+                let next = bunker_in(status).apply(event.clone()).ok().map(|next| next.status());
+                assert_eq!(next, expected, "{status:?} + {event:?}");
+            }
         }
     }
 

@@ -144,21 +144,10 @@ pub fn resolve(request: CreateBunker, image: &Image) -> Spec {
 mod tests {
     use std::collections::BTreeMap;
 
-    use scaibunker_api::{
-        bunker::NetworkProfile,
-        ids::{ImageId, RequestId, TenantId, UserId},
-    };
+    use scaibunker_api::{bunker::NetworkProfile, ids::ImageId};
 
     use super::*;
-
-    fn actor(permissions: &[Permission]) -> Actor {
-        Actor {
-            tenant_id: TenantId::generate(),
-            user_id: UserId::generate(),
-            permissions: permissions.to_vec(),
-            request_id: RequestId::generate(),
-        }
-    }
+    use crate::domain::actor::tests::actor;
 
     fn request() -> CreateBunker {
         CreateBunker { image: "busybox".to_owned(), ..CreateBunker::default() }

@@ -186,21 +186,10 @@ fn names_root(user: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use scaibunker_api::{
-        error::ErrorCode,
-        ids::{RequestId, TenantId, UserId},
-    };
+    use scaibunker_api::error::ErrorCode;
 
     use super::*;
-
-    fn actor(permissions: &[Permission]) -> Actor {
-        Actor {
-            tenant_id: TenantId::generate(),
-            user_id: UserId::generate(),
-            permissions: permissions.to_vec(),
-            request_id: RequestId::generate(),
-        }
-    }
+    use crate::domain::actor::tests::actor;
 
     fn request(command: Command) -> ExecRequest {
         ExecRequest {

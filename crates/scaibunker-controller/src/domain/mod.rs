@@ -12,6 +12,7 @@ pub mod network;
 pub mod output;
 pub mod patch;
 pub mod placement;
+pub mod quota;
 pub mod reconcile;
 pub mod record;
 pub mod signal;

@@ -49,12 +49,14 @@ pub fn decide(
             Action::ApplyThenForget(Event::Failed { reason: reason.clone(), at: now })
         }
         Some((WorkerBunkerState::Starting, _)) => Action::Nothing,
-        Some((WorkerBunkerState::Running, started_at)) => match row.status() {
-            BunkerStatus::Pending | BunkerStatus::Provisioning => {
-                Action::Apply(Event::Started { at: started_at.unwrap_or(now) })
+        Some((WorkerBunkerState::Running | WorkerBunkerState::Paused, started_at)) => {
+            match row.status() {
+                BunkerStatus::Pending | BunkerStatus::Provisioning => {
+                    Action::Apply(Event::Started { at: started_at.unwrap_or(now) })
+                }
+                _ => Action::Nothing,
             }
-            _ => Action::Nothing,
-        },
+        }
     }
 }
 
@@ -69,7 +71,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn report(state: WorkerBunkerState) -> BunkerReport {
-        BunkerReport { id: BunkerId::generate(), state, started_at: None }
+        BunkerReport { id: BunkerId::generate(), state, started_at: None, last_active_at: None }
     }
 
     fn any_state() -> impl Strategy<Value = WorkerBunkerState> {

@@ -12,7 +12,12 @@ use scaibunker_api::{
 };
 
 use super::{fault::Fault, request_context::current_request_id};
-use crate::{app::App, data_dir::hash_of, domain::actor::Actor, failure::Failure};
+use crate::{
+    app::App,
+    data_dir::hash_of,
+    domain::actor::{Actor, Reach, permissions_of},
+    failure::Failure,
+};
 
 impl FromRequestParts<Arc<App>> for Actor {
     type Rejection = Fault;
@@ -36,7 +41,11 @@ impl Actor {
         Ok(Self {
             tenant_id: account.tenant_id,
             user_id: account.user_id,
-            permissions: account.role.permissions().to_vec(),
+            api_key_id: None,
+            reach: Reach::Platform,
+            permissions: permissions_of(account.role).into(),
+            is_viewer: false,
+            group_ids: Arc::default(),
             request_id: current_request_id(),
         })
     }

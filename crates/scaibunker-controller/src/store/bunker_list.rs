@@ -4,12 +4,8 @@ use scaibunker_api::{
     bunker::{BunkerStatus, LifecycleMode},
     ids::BunkerId,
 };
-use sqlx::{QueryBuilder, Sqlite};
 
-use super::{
-    Store, StoreError,
-    bunker_row::{BunkerRow, bunkers},
-};
+use super::{Store, StoreError, bunker_row::bunkers, select::Select};
 use crate::domain::{actor::Scope, bunker::Bunker};
 
 /// A label that a bunker must carry, with this value if one is given.
@@ -38,50 +34,47 @@ impl Store {
         filter: &BunkerFilter,
         limit: usize,
     ) -> Result<Vec<Bunker>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM bunkers WHERE 1 = 1");
+        let mut query = Select::new("SELECT * FROM bunkers WHERE 1 = 1");
         within(&mut query, scope);
         if !filter.statuses.is_empty() {
-            query.push(" AND status IN (");
-            let mut list = query.separated(", ");
-            for status in &filter.statuses {
-                list.push_bind(status.as_str());
-            }
-            query.push(")");
+            query.push(" AND status").within(filter.statuses.iter().map(|status| status.as_str()));
         }
         if let Some(mode) = filter.lifecycle {
-            query.push(" AND lifecycle_mode = ").push_bind(mode.as_str());
+            query.push(" AND lifecycle_mode = ").bind(mode.as_str());
         }
         for label in &filter.labels {
             query
                 .push(" AND EXISTS (SELECT 1 FROM bunker_labels WHERE bunker_id = bunkers.id")
                 .push(" AND name = ")
-                .push_bind(&label.name);
+                .bind(label.name.as_str());
             if let Some(value) = &label.value {
-                query.push(" AND value = ").push_bind(value);
+                query.push(" AND value = ").bind(value.as_str());
             }
             query.push(")");
         }
         if let Some(before) = filter.before {
-            query.push(" AND id < ").push_bind(before.to_string());
+            query.push(" AND id < ").bind(before.to_string());
         }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        let rows: Vec<BunkerRow> = query
-            .build_query_as()
-            .fetch_all(&self.readers)
-            .await
-            .map_err(StoreError::query("list bunkers"))?;
-        bunkers(rows)
+        query.push(" ORDER BY id DESC").limit(limit);
+        bunkers(query.fetch_all(&self.readers, "list bunkers").await?)
     }
 }
 
-fn within(query: &mut QueryBuilder<Sqlite>, scope: Scope) {
-    let (tenant, owner) = match scope {
-        Scope::Everything => return,
-        Scope::Tenant(tenant) => (tenant, None),
-        Scope::Own(tenant, owner) => (tenant, Some(owner)),
-    };
-    query.push(" AND tenant_id = ").push_bind(tenant.to_string());
-    if let Some(owner) = owner {
-        query.push(" AND owner_id = ").push_bind(owner.to_string());
+fn within(query: &mut Select, scope: Scope) {
+    match scope {
+        Scope::Everything => {}
+        Scope::Partner(partner) => {
+            query
+                .push(" AND tenant_id IN (SELECT id FROM tenants WHERE partner_id = ")
+                .bind(partner.to_string())
+                .push(")");
+        }
+        Scope::Tenant(tenant) => {
+            query.push(" AND tenant_id = ").bind(tenant.to_string());
+        }
+        Scope::Own(tenant, owner) => {
+            query.push(" AND tenant_id = ").bind(tenant.to_string());
+            query.push(" AND owner_id = ").bind(owner.to_string());
+        }
     }
 }

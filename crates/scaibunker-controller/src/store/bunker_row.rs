@@ -14,6 +14,7 @@ pub(super) struct BunkerRow {
     generation: i64,
     status: String,
     status_reason: Option<String>,
+    buckets: String,
     spec: String,
     created_at: i64,
     started_at: Option<i64>,
@@ -44,6 +45,7 @@ impl TryFrom<BunkerRow> for Bunker {
                 parsed("bunkers.owner_id", &row.owner_id)?,
             ),
             parsed("bunkers.worker_id", &row.worker_id)?,
+            from_json("bunkers.buckets", &row.buckets)?,
             from_json("bunkers.spec", &row.spec)?,
             from_micros("bunkers.created_at", row.created_at)?,
         );

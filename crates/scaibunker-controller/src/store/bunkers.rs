@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use scaibunker_api::ids::{BunkerId, WorkerId};
-use sqlx::SqliteConnection;
+use sqlx::AnyConnection;
 
 use super::{
     IdempotencyKey, Store, StoreError,
@@ -36,7 +36,7 @@ impl Store {
         insert_row(&mut transaction, bunker).await?;
         insert_labels(&mut transaction, bunker).await?;
         if let Some(key) = key
-            && !key.insert(&mut transaction, bunker).await?
+            && !key.insert(&mut transaction, &bunker.id.to_string(), bunker.created_at).await?
         {
             transaction.rollback().await.map_err(failed())?;
             return Ok(Inserted::KeyTaken);
@@ -142,12 +142,12 @@ impl Store {
     }
 }
 
-async fn insert_row(connection: &mut SqliteConnection, bunker: &Bunker) -> Result<(), StoreError> {
+async fn insert_row(connection: &mut AnyConnection, bunker: &Bunker) -> Result<(), StoreError> {
     let life = bunker.life();
     sqlx::query(
         "INSERT INTO bunkers (id, tenant_id, owner_id, worker_id, generation, status, \
-         lifecycle_mode, spec, created_at, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+         lifecycle_mode, spec, created_at, expires_at, buckets) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(bunker.id.to_string())
     .bind(bunker.tenant_id.to_string())
@@ -159,16 +159,14 @@ async fn insert_row(connection: &mut SqliteConnection, bunker: &Bunker) -> Resul
     .bind(to_json("bunkers.spec", &bunker.spec)?)
     .bind(to_micros(bunker.created_at))
     .bind(bunker.expires_at().map(to_micros))
+    .bind(to_json("bunkers.buckets", &bunker.buckets)?)
     .execute(connection)
     .await
     .map_err(StoreError::query("insert a bunker"))?;
     Ok(())
 }
 
-async fn insert_labels(
-    connection: &mut SqliteConnection,
-    bunker: &Bunker,
-) -> Result<(), StoreError> {
+async fn insert_labels(connection: &mut AnyConnection, bunker: &Bunker) -> Result<(), StoreError> {
     for (name, value) in &bunker.spec.label_set {
         sqlx::query("INSERT INTO bunker_labels (bunker_id, name, value) VALUES ($1, $2, $3)")
             .bind(bunker.id.to_string())

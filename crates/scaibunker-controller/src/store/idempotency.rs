@@ -1,11 +1,10 @@
 //! The keys under which requests may be repeated.
 
 use jiff::Timestamp;
-use scaibunker_api::ids::{BunkerId, UserId};
-use sqlx::SqliteConnection;
+use scaibunker_api::ids::UserId;
+use sqlx::AnyConnection;
 
-use super::{Store, StoreError, parsed, to_micros};
-use crate::domain::bunker::Bunker;
+use super::{Store, StoreError, to_micros};
 
 /// The key of a request that is being carried out.
 #[derive(Debug, Clone)]
@@ -22,7 +21,8 @@ pub struct IdempotencyKey {
 #[derive(Debug, Clone)]
 pub struct StoredKey {
     pub request_hash: String,
-    pub bunker_id: BunkerId,
+    /// What the first request made.
+    pub resource_id: String,
     /// JSON of the first answer's data, once it was given.
     pub answer: Option<String>,
 }
@@ -30,26 +30,27 @@ pub struct StoredKey {
 #[derive(sqlx::FromRow)]
 struct KeyRow {
     request_hash: String,
-    bunker_id: String,
+    resource_id: String,
     answer: Option<String>,
 }
 
 impl IdempotencyKey {
     pub(super) async fn insert(
         &self,
-        connection: &mut SqliteConnection,
-        bunker: &Bunker,
+        connection: &mut AnyConnection,
+        resource_id: &str,
+        now: Timestamp,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "INSERT INTO idempotency_keys (user_id, key, request_hash, bunker_id, answer, \
+            "INSERT INTO idempotency_keys (user_id, key, request_hash, resource_id, answer, \
              created_at) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (user_id, key) DO NOTHING",
         )
         .bind(self.user_id.to_string())
         .bind(&self.key)
         .bind(&self.request_hash)
-        .bind(bunker.id.to_string())
+        .bind(resource_id)
         .bind(&self.answer)
-        .bind(to_micros(bunker.created_at))
+        .bind(to_micros(now))
         .execute(connection)
         .await
         .map_err(StoreError::query("insert an idempotency key"))?;
@@ -65,7 +66,7 @@ impl Store {
         key: &str,
     ) -> Result<Option<StoredKey>, StoreError> {
         let row: Option<KeyRow> = sqlx::query_as(
-            "SELECT request_hash, bunker_id, answer FROM idempotency_keys \
+            "SELECT request_hash, resource_id, answer FROM idempotency_keys \
              WHERE user_id = $1 AND key = $2",
         )
         .bind(user_id.to_string())
@@ -73,14 +74,11 @@ impl Store {
         .fetch_optional(&self.readers)
         .await
         .map_err(StoreError::query("read an idempotency key"))?;
-        row.map(|row| {
-            Ok(StoredKey {
-                bunker_id: parsed("idempotency_keys.bunker_id", &row.bunker_id)?,
-                request_hash: row.request_hash,
-                answer: row.answer,
-            })
-        })
-        .transpose()
+        Ok(row.map(|row| StoredKey {
+            request_hash: row.request_hash,
+            resource_id: row.resource_id,
+            answer: row.answer,
+        }))
     }
 
     /// Keeps the answer that a key stands for from now on.

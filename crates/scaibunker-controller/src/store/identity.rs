@@ -1,10 +1,12 @@
 //! Tenants, users and their API keys.
 
 use jiff::Timestamp;
-use scaibunker_api::ids::{ApiKeyId, TenantId, UserId};
+use scaibunker_api::{
+    iam::Role,
+    ids::{ApiKeyId, TenantId, UserId},
+};
 
 use super::{Store, StoreError, parsed, to_micros};
-use crate::domain::actor::Role;
 
 /// Name of the key that is written to the data directory.
 const BOOTSTRAP_KEY: &str = "bootstrap";

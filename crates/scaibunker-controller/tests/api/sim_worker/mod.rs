@@ -204,6 +204,7 @@ impl SimWorker {
             id: *id,
             state: state.clone(),
             started_at,
+            last_active_at: None,
         };
         self.held().iter().map(report).collect()
     }
@@ -252,7 +253,8 @@ async fn start(
         return (StatusCode::BAD_GATEWAY, Json(error)).into_response();
     }
     let started_at = Some(Timestamp::now());
-    Json(BunkerReport { id, state: WorkerBunkerState::Running, started_at }).into_response()
+    Json(BunkerReport { id, state: WorkerBunkerState::Running, started_at, last_active_at: None })
+        .into_response()
 }
 
 async fn remove(State(worker): State<SimWorker>, Path(id): Path<BunkerId>) -> StatusCode {

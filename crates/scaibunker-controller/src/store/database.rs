@@ -1,0 +1,155 @@
+//! Opening a database: what SQLite and PostgreSQL do not have in common.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use sqlx::{
+    AnyPool, Executor as _,
+    any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers},
+    migrate::Migrator,
+};
+
+use super::{Store, StoreError};
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// Connections to SQLite that read; each is a thread of its own.
+const SQLITE_READERS: u32 = 4;
+
+/// Connections to PostgreSQL; each is a process of the server.
+const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// How long a request waits for a connection before it fails.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// With a write-ahead log and NORMAL, a commit is in the kernel's hands before it is acknowledged:
+/// it outlives a killed process. Only a power cut can undo the last few commits, and takes the
+/// bunkers they speak of with it.
+const SQLITE_PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
+     PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000; PRAGMA cache_size = -16000; \
+     PRAGMA temp_store = MEMORY";
+
+/// Where the database is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A file, made if it is missing.
+    Sqlite(PathBuf),
+    /// A `postgres://` URL, which may hold a password.
+    Postgres(url::Url),
+}
+
+/// The text names no database that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("is neither a `postgres://` URL nor `sqlite:` and a file")]
+pub struct InvalidDatabaseUrl;
+
+impl FromStr for DatabaseUrl {
+    type Err = InvalidDatabaseUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDatabaseUrl> {
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.is_empty() {
+                Err(InvalidDatabaseUrl)
+            } else {
+                Ok(Self::Sqlite(path.into()))
+            };
+        }
+        let url: url::Url = text.parse().map_err(|_| InvalidDatabaseUrl)?;
+        match url.scheme() {
+            "postgres" | "postgresql" => Ok(Self::Postgres(url)),
+            _ => Err(InvalidDatabaseUrl),
+        }
+    }
+}
+
+/// Without a password.
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "{}", path.display()),
+            Self::Postgres(url) => {
+                let (host, port) = (url.host_str().unwrap_or_default(), url.port().unwrap_or(5432));
+                write!(f, "postgres://{host}:{port}{}", url.path())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseUrl({self})")
+    }
+}
+
+impl Store {
+    /// Opens the database and brings it to this version's schema.
+    pub async fn open(database: &DatabaseUrl) -> Result<Self, StoreError> {
+        install_default_drivers();
+        let store = match database {
+            DatabaseUrl::Sqlite(path) => sqlite(path).await,
+            DatabaseUrl::Postgres(url) => postgres(url).await,
+        };
+        let failed = |source| StoreError::Open { database: database.to_string(), source };
+        let store = store.map_err(failed)?;
+        MIGRATIONS.run(&store.writer).await.map_err(StoreError::Migrate)?;
+        Ok(store)
+    }
+}
+
+/// SQLite takes one writer at a time: with one connection writers queue here, in order, instead of
+/// polling a lock.
+async fn sqlite(path: &Path) -> Result<Store, sqlx::Error> {
+    let path = std::path::absolute(path)?;
+    let mut url = url::Url::from_file_path(&path)
+        .map_err(|()| sqlx::Error::Configuration("the path has no URL".into()))?;
+    url.set_query(Some("mode=rwc"));
+    // `file:///a/b` is `sqlite:///a/b` here; a file's URL cannot be given another scheme in place.
+    let url = url.as_str().replacen("file", "sqlite", 1);
+    let options = AnyConnectOptions::from_str(&url)?;
+    let pool = |connections| {
+        pool_options(connections).after_connect(|connection, _| {
+            Box::pin(async move { connection.execute(SQLITE_PRAGMAS).await.map(drop) })
+        })
+    };
+    let writer = pool(1).connect_with(options.clone()).await?;
+    let readers = pool(SQLITE_READERS).connect_with(options).await?;
+    Ok(Store { writer, readers })
+}
+
+async fn postgres(url: &url::Url) -> Result<Store, sqlx::Error> {
+    let options = AnyConnectOptions::from_str(url.as_str())?;
+    let pool: AnyPool = pool_options(POSTGRES_CONNECTIONS).connect_with(options).await?;
+    Ok(Store { writer: pool.clone(), readers: pool })
+}
+
+fn pool_options(connections: u32) -> AnyPoolOptions {
+    AnyPoolOptions::new()
+        .min_connections(connections.min(4))
+        .max_connections(connections)
+        .acquire_timeout(CONNECTION_LIMIT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_told_apart_and_hide_their_password() {
+        assert_eq!("sqlite:/a/b.db".parse(), Ok(DatabaseUrl::Sqlite("/a/b.db".into())));
+        assert_eq!("sqlite:///a/b.db".parse(), Ok(DatabaseUrl::Sqlite("/a/b.db".into())));
+        let url: DatabaseUrl = "postgres://me:secret@db.example/bunkers".parse().unwrap();
+        assert_eq!(format!("{url} {url:?}").matches("secret").count(), 0);
+        assert_eq!(url.to_string(), "postgres://db.example:5432/bunkers");
+        for wrong in ["", "sqlite:", "mysql://a/b", "/a/b.db"] {
+            assert_eq!(wrong.parse::<DatabaseUrl>(), Err(InvalidDatabaseUrl), "{wrong}");
+        }
+    }
+}
