@@ -24,6 +24,13 @@ impl std::fmt::Debug for Identity {
     }
 }
 
+/// The body of `POST /clock`: of a guest that stood still, whose clock did so too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetClock {
+    /// Wall clock at the moment of sending, nanoseconds since the Unix epoch.
+    pub unix_time_ns: i64,
+}
+
 /// The body of `POST /prepare`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepare {

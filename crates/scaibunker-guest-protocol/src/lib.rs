@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `POST /prepare` | [`identity::Prepare`] → mounts the disks, takes a first identity; once, before the template is kept; 204 |
 //! | `POST /identify` | [`identity::Identity`] → new entropy, clock and names; 204 |
+//! | `POST /clock` | [`identity::SetClock`] → the wall clock; 204 |
 //! | `POST /exec` | exec frames both ways, see [`frame`] |
 //! | `POST /execs/{id}/signal` | [`exec::SendSignal`] → the command's process group; 204 |
 //! | `POST /execs/{id}/resize` | [`exec::TerminalSize`] → the command's terminal; 204 |

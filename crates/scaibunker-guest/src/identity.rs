@@ -106,12 +106,21 @@ pub fn provide_resolver(root: &BunkerRoot) -> Result<(), AgentError> {
 pub fn apply(identity: &Identity, pool: &EntropyPool, root: &BunkerRoot) -> Result<(), AgentError> {
     validate(identity)?;
     pool.add(&identity.entropy).map_err(AgentError::io("add entropy"))?;
-    let time = Timespec {
-        tv_sec: identity.unix_time_ns.div_euclid(NANOS_PER_SECOND),
-        tv_nsec: identity.unix_time_ns.rem_euclid(NANOS_PER_SECOND),
-    };
-    clock_settime(ClockId::Realtime, time).map_err(AgentError::io("set the clock"))?;
+    set_clock(identity.unix_time_ns)?;
     write_names(identity, root.dir())
+}
+
+/// Sets the wall clock.
+pub fn set_clock(unix_time_ns: i64) -> Result<(), AgentError> {
+    clock_settime(ClockId::Realtime, timespec(unix_time_ns))
+        .map_err(AgentError::io("set the clock"))
+}
+
+fn timespec(unix_time_ns: i64) -> Timespec {
+    Timespec {
+        tv_sec: unix_time_ns.div_euclid(NANOS_PER_SECOND),
+        tv_nsec: unix_time_ns.rem_euclid(NANOS_PER_SECOND),
+    }
 }
 
 fn write_names(identity: &Identity, root: &OwnedFd) -> Result<(), AgentError> {
@@ -163,6 +172,16 @@ mod tests {
             let mut identity = identity();
             spoil(&mut identity);
             assert!(validate(&identity).is_err(), "{identity:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_whole_seconds_and_the_nanoseconds_after_them() {
+        for (unix_time_ns, seconds, nanos) in
+            [(0, 0, 0), (1_700_000_000_000_000_007, 1_700_000_000, 7), (-1, -1, 999_999_999)]
+        {
+            let time = timespec(unix_time_ns);
+            assert_eq!((time.tv_sec, time.tv_nsec), (seconds, nanos));
         }
     }
 

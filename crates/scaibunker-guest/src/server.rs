@@ -16,7 +16,7 @@ use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use scaibunker_guest_protocol::{
     MAX_JSON_BYTES,
-    identity::{Identity, Prepare},
+    identity::{Identity, Prepare, SetClock},
     log::LogLine,
 };
 use serde_json::from_slice;
@@ -170,6 +170,10 @@ async fn route(
         (&Method::POST, "/identify") => {
             let root = agent.root()?;
             identity::apply(&read_json::<Identity>(request).await?, &agent.entropy, root)?;
+            Ok(done)
+        }
+        (&Method::POST, "/clock") => {
+            identity::set_clock(read_json::<SetClock>(request).await?.unix_time_ns)?;
             Ok(done)
         }
         (&Method::POST, "/exec") => {

@@ -2,15 +2,16 @@
 //!
 //! Its commands: `echo TEXT`, `cat` (until its input ends), `bytes N` (pieces of 32 KiB), `flood`
 //! (bytes without end), `sleep` (until it is cancelled; reads no input), `wait` (for
-//! [`GuestDouble::release`]), `fail`, `babble` (breaks the protocol) and `hang up` (ends the
-//! session). Its files are named after what they do, see [`file`].
+//! [`GuestDouble::release`]), `mute` (never says that it runs), `fail`, `babble` (breaks the
+//! protocol) and `hang up` (ends the session). Its files are named after what they do, see
+//! [`file`].
 
 use std::{
     convert::Infallible,
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -37,6 +38,7 @@ use scaibunker_guest_protocol::{
     frame::{Frame, FrameKind},
     frame_reader::FrameReader,
     greeting::GREETING_BYTES,
+    identity::SetClock,
 };
 use serde_json::Value;
 use tokio::{
@@ -63,6 +65,10 @@ pub struct GuestDouble {
     pub calls: Mutex<Vec<Value>>,
     pub bodies: Mutex<Vec<Result<usize, String>>>,
     pub request_headers: Mutex<Vec<HeaderMap>>,
+    /// The times that its clock was set to.
+    pub clocks: Mutex<Vec<i64>>,
+    /// Whether it refuses to set its clock.
+    pub has_no_clock: AtomicBool,
     released: Notify,
     gone: CancellationToken,
 }
@@ -73,8 +79,15 @@ impl GuestDouble {
     /// A guest and the worker's session with it.
     pub async fn start() -> (Arc<Self>, GuestChannel) {
         let guest = Arc::new(Self::default());
-        let (host, mut port) = UnixStream::pair().unwrap();
-        let served = Arc::clone(&guest);
+        let (host, port) = UnixStream::pair().unwrap();
+        guest.serve(port);
+        let channel = GuestChannel::open(host).await.unwrap();
+        (guest, channel)
+    }
+
+    /// Serves one session on a connected port.
+    pub fn serve(self: &Arc<Self>, mut port: UnixStream) {
+        let served = Arc::clone(self);
         tokio::spawn(async move {
             let mut greeting = [0; GREETING_BYTES];
             port.read_exact(&mut greeting).await.unwrap();
@@ -88,8 +101,6 @@ impl GuestDouble {
                 () = served.gone.cancelled() => {}
             }
         });
-        let channel = GuestChannel::open(host).await.unwrap();
-        (guest, channel)
     }
 
     /// Lets every command that waits go on.
@@ -105,6 +116,7 @@ impl GuestDouble {
     fn routes(guest: &Arc<Self>) -> Router {
         Router::new()
             .route("/exec", post(exec))
+            .route("/clock", post(set_clock))
             .route("/execs/{id}/{what}", post(tell))
             .route("/files", get(file).put(put).delete(file))
             .route("/files/{what}", get(file).post(file).put(put))
@@ -160,6 +172,9 @@ async fn run(
         let _ = output.send(Frame::json(FrameKind::Error, &error).unwrap()).await;
         return;
     }
+    if name == "mute" {
+        return std::future::pending().await;
+    }
     let started = Frame::json(FrameKind::Started, &Started { pid: 42 }).unwrap();
     let _ = output.send(started).await;
     match name {
@@ -194,6 +209,15 @@ async fn run(
     let exit =
         Exit { exit_code: 0, signal: None, timed_out: false, oom_killed: false, duration_ms: 1 };
     let _ = output.send(Frame::json(FrameKind::Exit, &exit).unwrap()).await;
+}
+
+async fn set_clock(State(guest): Guest, body: Bytes) -> Response {
+    if guest.has_no_clock.load(Ordering::SeqCst) {
+        return refuse(GuestErrorKind::Failed);
+    }
+    let SetClock { unix_time_ns } = serde_json::from_slice(&body).unwrap();
+    guest.clocks.lock().unwrap().push(unix_time_ns);
+    StatusCode::NO_CONTENT.into_response()
 }
 
 async fn tell(State(guest): Guest, request: Request) -> StatusCode {

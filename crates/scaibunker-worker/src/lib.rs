@@ -2,7 +2,9 @@
 //!
 //! Only `engine/qemu` knows a VMM's name; only `jail` starts processes that run guest code.
 
+pub mod activity;
 pub mod assets;
+pub mod bunker_state;
 pub mod channel;
 pub mod config;
 pub mod doctor;
@@ -21,6 +23,7 @@ pub mod storage;
 pub mod supervisor;
 #[cfg(test)]
 mod test_server;
+pub mod vitals;
 pub mod vm;
 pub mod vm_home;
 pub mod worker;

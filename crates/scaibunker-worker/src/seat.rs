@@ -46,6 +46,12 @@ impl Seat {
         Ok(Self { cgroup, home, uid })
     }
 
+    /// Frees everything; done off the runtime, because a cgroup may be busy for a moment.
+    pub async fn free(self) {
+        // The only failure is a panic in a destructor, which has been reported already.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+
     /// Leaves everything in place, for the next server.
     pub fn leave(self) {
         if let Some(cgroup) = self.cgroup {

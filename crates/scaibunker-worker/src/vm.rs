@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! spawn ─▶ restore (unique, running) ──────────────────────────────▶ claim: a bunker's
-//!                └─▶ rest (warm, standing still, in the pool) ─▶┘
+//!                └─▶ rest (warm, standing still, in the pool) ─▶┘     │ ▲
+//!                                                               pause ▼ │ resume
+//!                                                               standing still
 //! ```
 //!
 //! Dropping a [`Vm`] at any stage kills the VMM and frees its cgroup, directory and uid, in that
@@ -16,7 +18,8 @@ use std::{
 };
 
 use scaibunker_api::ids::BunkerId;
-use scaibunker_guest_protocol::identity::{ENTROPY_BYTES, Identity, Prepare};
+use scaibunker_guest_protocol::identity::{ENTROPY_BYTES, Identity, Prepare, SetClock};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::{
@@ -27,7 +30,8 @@ use crate::{
     jail::{Cgroup, CgroupLimits, CgroupRoot, CpuPriority, JailError, JailedProcess},
     scratch::{ScratchDisks, ScratchError},
     seat::{Seat, SeatError, UidSlots},
-    vm_home::{Claim, VmHome},
+    vitals::Vitals,
+    vm_home::{Claim, Pause, VmHome},
 };
 
 /// A guest confirms its identity in milliseconds; one that takes this long is given up.
@@ -83,6 +87,8 @@ pub struct Host {
 /// A microVM at any stage. The fields' order is the order in which they are freed.
 pub struct Vm {
     channel: Option<GuestChannel>,
+    /// Follows the agent's log. It holds the session open as well, so it ends with the VM.
+    log: Option<AbortOnDropHandle<()>>,
     /// The bunker that the agent's log lines are about.
     log_owner: guest_log::Owner,
     machine: Box<dyn MicroVm>,
@@ -120,7 +126,7 @@ impl Host {
         let path = seat.home.scratch_path();
         let scratch = self.disks.copy(&template.scratch, &path, shape.disk_mb).await?;
         let machine = self.engine.spawn_clone(template, &mut seat, scratch).await?;
-        Ok(Vm { channel: None, log_owner: Arc::default(), machine, seat })
+        Ok(Vm { channel: None, log: None, log_owner: Arc::default(), machine, seat })
     }
 
     fn seat(&self, shape: &Shape, priority: CpuPriority) -> Result<Seat, VmError> {
@@ -131,21 +137,33 @@ impl Host {
         Ok(seat)
     }
 
-    /// Takes over a running VM of an earlier server; its agent must answer.
+    /// Takes over a VM of an earlier server, and makes it run or stand still as its record says.
+    /// The agent of one that runs must answer.
     pub async fn adopt(&self, home: VmHome, process: JailedProcess) -> Result<Vm, VmError> {
-        let machine = self.engine.adopt(process).await?;
         let uid = self.uid_slots.take_again(home.record().uid_slot);
         let cgroup = self.cgroups.as_ref().map(|root| Cgroup::open(root, &home.name()));
         let seat = Seat { cgroup, home, uid };
-        let mut vm = Vm { channel: None, log_owner: Arc::default(), machine, seat };
-        match GuestChannel::connect(&vm.seat.home, CONFIRM_LIMIT).await {
-            Ok(channel) => vm.attach(channel),
+        let machine = match self.engine.adopt(&seat.home, process).await {
+            Ok(machine) => machine,
             Err(error) => {
-                vm.destroy().await;
+                seat.free().await;
                 return Err(error.into());
             }
+        };
+        let mut vm = Vm { channel: None, log: None, log_owner: Arc::default(), machine, seat };
+        let adopted = match vm.paused() {
+            // The earlier server may have died between writing that down and stopping the guest,
+            // or between letting it run and writing that down.
+            Some(_) => vm.machine.pause().await.map_err(VmError::from),
+            None => vm.connect().await,
+        };
+        match adopted {
+            Ok(()) => Ok(vm),
+            Err(error) => {
+                vm.destroy().await;
+                Err(error)
+            }
         }
-        Ok(vm)
     }
 }
 
@@ -154,21 +172,23 @@ impl Vm {
     pub async fn restore(&mut self, template: &Template) -> Result<(), VmError> {
         self.machine.restore(template).await?;
         self.machine.resume().await?;
-        let channel = GuestChannel::connect(&self.seat.home, CONFIRM_LIMIT).await?;
+        self.connect().await?;
         let identity = fresh_identity("bunker".to_owned())?;
-        channel.post("/identify", &identity, "", CONFIRM_LIMIT).await?;
-        self.attach(channel);
+        self.channel()?.post("/identify", &identity, "", CONFIRM_LIMIT).await?;
         Ok(())
     }
 
-    /// Keeps the session, and follows the agent's log for as long as it lasts.
-    fn attach(&mut self, channel: GuestChannel) {
+    /// Opens the session, and follows the agent's log for as long as it lasts.
+    async fn connect(&mut self) -> Result<(), VmError> {
+        let channel = GuestChannel::connect(&self.seat.home, CONFIRM_LIMIT).await?;
         if let Some(claim) = self.owner() {
             // Only an adopted VM has an owner already, and it is set once.
             let _ = self.log_owner.set(claim.bunker_id);
         }
-        tokio::spawn(guest_log::follow(channel.clone(), Arc::clone(&self.log_owner)));
+        let log = guest_log::follow(channel.clone(), Arc::clone(&self.log_owner));
+        self.log = Some(AbortOnDropHandle::new(tokio::spawn(log)));
         self.channel = Some(channel);
+        Ok(())
     }
 
     /// Makes a VM that nobody waits for quick: runs commands, so that an emulator has translated
@@ -202,6 +222,50 @@ impl Vm {
         let identity = fresh_identity(hostname)?;
         self.channel()?.post("/identify", &identity, request_id, CONFIRM_LIMIT).await?;
         Ok(())
+    }
+
+    /// Stops a bunker's guest in the middle of what it does, and says so in the record.
+    ///
+    /// The session stays open: neither side asks the other for signs of life. Time limits of
+    /// commands are the guest's to keep, by its monotonic clock, which stands still with it under
+    /// tcg; a guest whose clock source is the host's TSC under kvm finds that the time has passed.
+    pub async fn pause(&mut self, pause: Pause) -> Result<(), VmError> {
+        self.seat.home.set_paused(Some(pause)).map_err(io_failed("write a VM's record"))?;
+        self.machine.pause().await?;
+        Ok(())
+    }
+
+    /// Lets a paused guest go on with its clock set. If it does not confirm the clock, it stands
+    /// still again; only if the VMM could not be told to do so is the error an [`EngineError`].
+    pub async fn resume(&mut self, request_id: &str) -> Result<(), VmError> {
+        self.machine.resume().await?;
+        let went_on = self.go_on(request_id).await;
+        if went_on.is_err() {
+            self.machine.pause().await?;
+        }
+        went_on
+    }
+
+    async fn go_on(&mut self, request_id: &str) -> Result<(), VmError> {
+        if self.channel.is_none() {
+            self.connect().await?;
+        }
+        let clock = SetClock { unix_time_ns: unix_time_ns()? };
+        self.channel()?.post("/clock", &clock, request_id, CONFIRM_LIMIT).await?;
+        self.seat.home.set_paused(None).map_err(io_failed("write a VM's record"))
+    }
+
+    /// Whether the bunker is paused, by the record.
+    #[must_use]
+    pub fn paused(&self) -> Option<Pause> {
+        self.seat.home.record().paused
+    }
+
+    /// Where to learn what the VM uses.
+    #[must_use]
+    pub fn vitals(&self) -> Option<Vitals> {
+        let process = self.seat.home.record().process?;
+        Some(Vitals { process, scratch_path: self.seat.home.scratch_path() })
     }
 
     /// The session with the agent.
@@ -263,15 +327,15 @@ fn fresh_identity(hostname: String) -> Result<Identity, VmError> {
     let mut entropy = vec![0; ENTROPY_BYTES];
     rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| io_failed("draw entropy")(e.into()))?;
+    let machine_id = Uuid::new_v4().simple().to_string();
+    Ok(Identity { entropy, unix_time_ns: unix_time_ns()?, hostname, machine_id })
+}
+
+fn unix_time_ns() -> Result<i64, VmError> {
     let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_err(|e| io_failed("read the clock")(io::Error::other(e)))?;
-    Ok(Identity {
-        entropy,
-        unix_time_ns: i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX),
-        hostname,
-        machine_id: Uuid::new_v4().simple().to_string(),
-    })
+    Ok(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

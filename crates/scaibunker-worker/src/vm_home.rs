@@ -29,6 +29,8 @@ use jiff::Timestamp;
 use scaibunker_api::ids::{BunkerId, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::vitals::ProcessStat;
+
 /// What survives the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRecord {
@@ -36,6 +38,16 @@ pub struct VmRecord {
     pub uid_slot: u32,
     pub process: Option<ProcessMark>,
     pub claim: Option<Claim>,
+    /// Set before the guest is stopped, and cleared once it runs again with its clock set: the
+    /// next server makes the guest what is written here.
+    pub paused: Option<Pause>,
+}
+
+/// What is kept of a paused bunker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// When it last worked.
+    pub last_active_at: Timestamp,
 }
 
 /// A pid and the moment it started, in clock ticks since boot: together they name one process.
@@ -59,25 +71,26 @@ impl ProcessMark {
     /// The mark of a process that runs now. One that has ended and is not reaped yet does not:
     /// after a crash of the server nobody may be there to reap it.
     pub fn of(pid: i32) -> io::Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        Self::parse(pid, &stat).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        let stat = ProcessStat::of(pid)?;
+        if stat.has_ended {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Self { pid, start_ticks: stat.start_ticks })
     }
 
-    /// Reads `/proc/<pid>/stat`, see proc(5): the second field is the program's name in
-    /// parentheses and may hold anything; the third is the state, the 22nd the start time.
-    fn parse(pid: i32, stat: &str) -> Option<Self> {
-        let (_, after_name) = stat.rsplit_once(')')?;
-        let mut fields = after_name.split_whitespace();
-        if matches!(fields.next()?, "Z" | "X") {
-            return None;
+    /// What the kernel tells of the process, while it is there.
+    pub fn stat(self) -> io::Result<ProcessStat> {
+        let stat = ProcessStat::of(self.pid)?;
+        if stat.has_ended || stat.start_ticks != self.start_ticks {
+            return Err(io::ErrorKind::NotFound.into());
         }
-        Some(Self { pid, start_ticks: fields.nth(18)?.parse().ok()? })
+        Ok(stat)
     }
 
     /// Whether that process is still there.
     #[must_use]
     pub fn is_alive(self) -> bool {
-        Self::of(self.pid).is_ok_and(|now| now == self)
+        self.stat().is_ok()
     }
 }
 
@@ -92,7 +105,7 @@ pub struct VmHome {
 impl VmHome {
     /// Makes the directory with its first record.
     pub fn create(vms_dir: &Path, vm_id: VmId, uid_slot: u32) -> io::Result<Self> {
-        let record = VmRecord { uid_slot, process: None, claim: None };
+        let record = VmRecord { uid_slot, ..VmRecord::default() };
         let home = Self { path: vms_dir.join(vm_id.to_string()), record, keep: false };
         fs::DirBuilder::new().mode(0o700).create(&home.path)?;
         home.write()?;
@@ -130,6 +143,12 @@ impl VmHome {
     pub fn set_claim(&mut self, claim: Claim) -> io::Result<()> {
         self.record.claim = Some(claim);
         self.write()
+    }
+
+    /// Writes down whether the bunker is paused.
+    pub fn set_paused(&mut self, paused: Option<Pause>) -> io::Result<()> {
+        let earlier = std::mem::replace(&mut self.record.paused, paused);
+        self.write().inspect_err(|_| self.record.paused = earlier)
     }
 
     /// Replaces the record; a reader sees the old or the new one, never a part.
@@ -222,6 +241,7 @@ mod tests {
         assert!(VmHome::scan(dir.path()).unwrap().is_empty());
         let mut kept = VmHome::create(dir.path(), VmId::generate(), 3).unwrap();
         kept.set_process(std::process::id() as i32).unwrap();
+        kept.set_paused(Some(Pause { last_active_at: Timestamp::now() })).unwrap();
         let record = kept.record().clone();
         kept.leave();
         let found = VmHome::scan(dir.path()).unwrap();

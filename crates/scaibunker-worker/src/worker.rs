@@ -123,6 +123,7 @@ impl Worker {
         let pool = Pool::new(host, images, config.pool_size);
         let supervisor = Supervisor::new(Arc::clone(&pool), bunkers.clone(), config.keep_bunkers);
         supervisor.recover().await.map_err(failed("read", &config.vms_dir()))?;
+        supervisor.follow_activity();
         progress("starting the first microVMs");
         pool.warm(&shapes).await?;
         let refill = tokio::spawn(pool.refill(bunkers.clone()));

@@ -48,7 +48,7 @@ struct Lab {
 }
 
 async fn lab() -> Lab {
-    let lab::Lab { pool, shape, dir } = lab::lab().await;
+    let lab::Lab { pool, shape, dir } = lab::lab(0).await;
     let disk_mb = std::env::var("LAB_DISK_MB").map_or(DISK_MB, |mb| mb.parse().unwrap());
     let shape = Shape { disk_mb, ..shape };
     let mut vm = pool.make_now(&shape).await.unwrap();

@@ -25,7 +25,10 @@ use scaibunker_worker::{channel::GuestBody, vm::Vm, vm_home::Claim};
 use self::lab::{Lab, lab};
 
 async fn bunker(lab: &Lab) -> Vm {
-    let mut vm = lab.pool.make_now(&lab.shape).await.unwrap();
+    claimed(lab.pool.make_now(&lab.shape).await.unwrap()).await
+}
+
+async fn claimed(mut vm: Vm) -> Vm {
     let claim = Claim {
         bunker_id: BunkerId::generate(),
         image_user: "bunker".into(),
@@ -70,7 +73,7 @@ async fn run(vm: &Vm, line: &str) -> (Exit, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clones_of_one_template_share_nothing_that_tells_them_apart() {
-    let lab = lab().await;
+    let lab = lab(0).await;
     let (a, b) = (bunker(&lab).await, bunker(&lab).await);
     let ask = "hostname; cat /etc/machine-id; head -c 16 /dev/urandom | od -An -tx1";
     let ((_, of_a), (_, of_b)) = (run(&a, ask).await, run(&b, ask).await);
@@ -88,7 +91,7 @@ async fn clones_of_one_template_share_nothing_that_tells_them_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guests_clock_runs_with_the_hosts() {
-    let lab = lab().await;
+    let lab = lab(0).await;
     let vm = bunker(&lab).await;
     let read = async || {
         let (_, text) = run(&vm, "cat /proc/uptime; date +%s").await;
@@ -106,8 +109,22 @@ async fn a_guests_clock_runs_with_the_hosts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ready_vm_uses_no_cpu_until_it_is_claimed() {
+    let lab = lab(1).await;
+    lab.pool.warm(std::slice::from_ref(&lab.shape)).await.unwrap();
+    let ready = lab.pool.take_ready(&lab.shape).unwrap();
+    let vitals = ready.vitals().unwrap();
+    let before = vitals.cpu_time().unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let used = vitals.cpu_time().unwrap() - before;
+    assert!(used <= Duration::from_millis(10), "{used:?}");
+    let vm = claimed(ready).await;
+    assert_eq!(run(&vm, "echo hello").await.1, "hello\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_destroyed_vm_leaves_nothing() {
-    let lab = lab().await;
+    let lab = lab(0).await;
     let vm = bunker(&lab).await;
     let vms = lab.dir.path().join("vms");
     let name = std::fs::read_dir(&vms).unwrap().next().unwrap().unwrap().file_name();

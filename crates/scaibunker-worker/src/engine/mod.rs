@@ -86,8 +86,13 @@ pub trait Engine: Send + Sync {
         scratch: ScratchDisk,
     ) -> Result<Box<dyn MicroVm>, EngineError>;
 
-    /// Takes over a VMM that an earlier server started.
-    async fn adopt(&self, process: JailedProcess) -> Result<Box<dyn MicroVm>, EngineError>;
+    /// Takes over a VMM that an earlier server started, and the control of it. A VMM that does
+    /// not answer is ended.
+    async fn adopt(
+        &self,
+        home: &VmHome,
+        process: JailedProcess,
+    ) -> Result<Box<dyn MicroVm>, EngineError>;
 }
 
 /// One VMM and the microVM in it. Dropping it kills both.
@@ -95,9 +100,9 @@ pub trait Engine: Send + Sync {
 pub trait MicroVm: Send + Sync {
     /// Loads the template's state; the guest stands still afterwards.
     async fn restore(&mut self, template: &Template) -> Result<(), EngineError>;
-    /// Lets the guest run.
+    /// Lets the guest run; one that runs already is fine.
     async fn resume(&mut self) -> Result<(), EngineError>;
-    /// Stops the guest.
+    /// Stops the guest; one that stands still already is fine.
     async fn pause(&mut self) -> Result<(), EngineError>;
     /// Stops a booted guest, keeps its memory and device state, and ends the VMM.
     async fn save(self: Box<Self>) -> Result<SavedVm, EngineError>;

@@ -1,6 +1,7 @@
 //! Following one command from its start to its end, whoever reads it.
 
 use std::{
+    future::pending,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,7 +23,11 @@ use super::{
     guest_answer::{GuestAnswer, Said},
     keeper::Keeper,
 };
-use crate::channel::{GuestBody, GuestChannel, refusal};
+use crate::{
+    activity::Working,
+    bunker_state::{BunkerWatch, paused},
+    channel::{GuestBody, GuestChannel, refusal},
+};
 
 /// How long after the session with a guest breaks its VM's end may take to be noticed.
 pub const END_LIMIT: Duration = Duration::from_millis(1_500);
@@ -30,6 +35,9 @@ pub const END_LIMIT: Duration = Duration::from_millis(1_500);
 /// A command that is to be run.
 pub struct Run {
     pub bunker_id: BunkerId,
+    pub bunker: BunkerWatch,
+    /// The bunker works until the command has ended.
+    pub working: Working,
     pub execs: Arc<Execs>,
     pub exec: Arc<Exec>,
     pub channel: GuestChannel,
@@ -60,20 +68,24 @@ struct Tally {
 }
 
 impl Run {
-    /// Runs the command to its end; `bunker_ended` resolves with the reason when its bunker ends.
-    pub async fn drive(mut self, bunker_ended: impl Future<Output = String>) {
-        let (began, mut tally) = (Instant::now(), Tally::default());
-        let mut bunker_ended = std::pin::pin!(bunker_ended);
-        let exec = Arc::clone(&self.exec);
+    /// Runs the command to its end, or to its bunker's.
+    ///
+    /// While the bunker is paused, the command stands still and nothing here ends it: only the
+    /// guest limits its time, and a shell may be without a client for as long.
+    pub async fn drive(mut self) {
+        let (id, began, mut tally) = (self.bunker_id, Instant::now(), Tally::default());
+        let (exec, watch) = (Arc::clone(&self.exec), self.bunker.clone());
+        let mut bunker = watch.clone();
+        let mut bunker_ended = std::pin::pin!(bunker.ended());
         // Whatever ends this first, the guest's stream goes with it, and the guest ends the
         // command.
         let followed = tokio::select! {
             followed = self.follow(&mut tally) => followed,
             why = exec.cancelled() => Err(Broken::Cancelled(why)),
-            why = exec.abandoned() => Err(Broken::Cancelled(why)),
+            why = abandoned(&exec, watch.clone()) => Err(Broken::Cancelled(why)),
+            () = paused_at_start(&exec, watch.clone()) => Err(Broken::Cancelled(paused(id))),
             reason = &mut bunker_ended => Err(Broken::Lost(reason)),
         };
-        let id = self.bunker_id;
         let state = match followed {
             Ok(exit) => ExecState::Exited { end: tally.end(exit, self.kept().await) },
             Err(Broken::Cancelled(error)) => ExecState::Failed { error },
@@ -93,6 +105,7 @@ impl Run {
         }
         exec.set_ended(state);
         self.execs.settle();
+        drop(self.working);
         if let Some(keeper) = self.keeper.take() {
             // Nobody is told, but what the command said until then is kept.
             keeper.finish().await;
@@ -146,6 +159,28 @@ impl Run {
             }
             _ => tracing::info!(%bunker_id, %exec_id, duration_ms, "command ended"),
         }
+    }
+}
+
+/// Returns once a shell has been without a client for too long while its bunker ran.
+async fn abandoned(exec: &Exec, mut bunker: BunkerWatch) -> ErrorBody {
+    loop {
+        tokio::select! {
+            biased;
+            () = bunker.paused() => {}
+            why = exec.abandoned() => return why,
+        }
+        bunker.unpaused().await;
+        exec.restart_linger();
+    }
+}
+
+/// Returns if the bunker is paused before the command is known to run: nobody shall wait for a
+/// command that may not even have begun.
+async fn paused_at_start(exec: &Exec, mut bunker: BunkerWatch) {
+    bunker.paused().await;
+    if exec.is_started() {
+        pending().await
     }
 }
 

@@ -193,6 +193,11 @@ impl Exec {
         }
     }
 
+    /// Gives a shell's client its whole time to come back, after the shell stood still.
+    pub(super) fn restart_linger(&self) {
+        self.state().alone_since = Instant::now();
+    }
+
     fn alone_since(&self) -> Option<Instant> {
         let state = self.state();
         state.holder.is_none().then_some(state.alone_since)
@@ -202,6 +207,11 @@ impl Exec {
     pub(super) fn set_started(&self, pid: u32) {
         self.state().pid = Some(pid);
         self.news.notify_waiters();
+    }
+
+    /// Whether the guest has said that the command runs.
+    pub(super) fn is_started(&self) -> bool {
+        self.state().pid.is_some()
     }
 
     /// Returns once the command runs or has ended.

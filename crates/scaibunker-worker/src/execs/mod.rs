@@ -94,7 +94,7 @@ impl Execs {
         start: &StartExec,
     ) -> Result<(Arc<Exec>, mpsc::Receiver<Bytes>), ErrorBody> {
         let mut list = self.list();
-        if list.iter().filter(|exec| !exec.has_ended()).count() >= MAX_RUNNING {
+        if running(&list) >= MAX_RUNNING {
             let message = format!("the bunker runs {MAX_RUNNING} commands already; wait for one");
             return Err(limited(message));
         }
@@ -114,6 +114,12 @@ impl Execs {
             let message = format!("the bunker knows no command {id}, or has forgotten it");
             ErrorBody::new(ErrorCode::ExecNotFound, message)
         })
+    }
+
+    /// How many commands and shells run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        running(&self.list())
     }
 
     /// What is known of every command.
@@ -166,4 +172,8 @@ impl Execs {
             bytes -= exec.clear_unread();
         }
     }
+}
+
+fn running(list: &[Arc<Exec>]) -> usize {
+    list.iter().filter(|exec| !exec.has_ended()).count()
 }

@@ -51,6 +51,16 @@ impl JailedProcess {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
+    /// Stops all threads of the process, until [`Self::thaw`]; it can be killed all the same.
+    pub fn freeze(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.pidfd, Signal::STOP)?)
+    }
+
+    /// Lets the process go on; one that was not stopped is fine.
+    pub fn thaw(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.pidfd, Signal::CONT)?)
+    }
+
     /// Lets the process live on without this server, to be adopted by the next one.
     pub fn leave_running(mut self) {
         self.armed = false;

@@ -50,6 +50,7 @@ pub(super) async fn start(
     body: Body,
 ) -> Result<Response, Failure> {
     let (guest, execs) = (supervisor.guest(bunker_id)?, supervisor.execs(bunker_id)?);
+    let (bunker, working) = (supervisor.watch(bunker_id)?, guest.activity.work());
     let mut input = InputReader::new(body);
     let start = read_start(&mut input).await?;
     let request_id = request_id(&headers);
@@ -74,6 +75,8 @@ pub(super) async fn start(
     };
     let run = Run {
         bunker_id,
+        bunker,
+        working,
         execs,
         exec: Arc::clone(&exec),
         channel: guest.channel,
@@ -81,8 +84,7 @@ pub(super) async fn start(
         request_id,
         keeper: start.keep_output.then(|| Keeper::new(&storage, bunker_id, exec.id)),
     };
-    let drive = run.drive(async move { supervisor.ended(bunker_id).await });
-    tokio::spawn(drive.instrument(tracing::Span::current()));
+    tokio::spawn(run.drive().instrument(tracing::Span::current()));
     if arrived.is_none() {
         tokio::spawn(feed(exec, input, reader.id(), reader.gone(), true));
     }
@@ -116,6 +118,9 @@ pub(super) async fn attach(
     body: Body,
 ) -> Result<Response, Failure> {
     let exec = supervisor.execs(bunker_id)?.get(exec_id)?;
+    if !exec.has_ended() {
+        supervisor.refuse_paused(bunker_id)?;
+    }
     let Query(Joining { from_seq }) =
         joining.map_err(|_| ErrorBody::invalid("from_seq", "it is the number of an output"))?;
     let reader = Reader::new(&exec, from_seq, false)?;

@@ -64,6 +64,7 @@ pub(super) async fn input(
 ) -> Result<StatusCode, Failure> {
     let exec = supervisor.execs(id)?.get(exec_id)?;
     exec.takes_input()?;
+    supervisor.refuse_paused(id)?;
     InputReader::new(body).feed(&exec).await?;
     Ok(StatusCode::NO_CONTENT)
 }

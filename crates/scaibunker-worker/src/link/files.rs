@@ -31,9 +31,11 @@ use super::{
     routes::{Failure, request_id},
 };
 use crate::{
+    activity::Working,
+    bunker_state::Guest,
     channel::{AnswerBody, GuestBody, refusal},
     execs::limited,
-    supervisor::{Guest, Supervisor},
+    supervisor::Supervisor,
 };
 
 /// A guest that has not answered after this long will not: only a body can take longer.
@@ -108,10 +110,12 @@ impl<C: Call> FileRequest<'_, C> {
         body: Body,
     ) -> Result<Response, ErrorBody> {
         let id = self.id;
-        let Guest { channel, claim, file_calls } = supervisor.guest(id)?;
+        let Guest { channel, claim, file_calls, activity } = supervisor.guest(id)?;
+        let bunker = supervisor.watch(id)?;
         let permit = file_calls
             .try_acquire_owned()
             .map_err(|_| limited(format!("bunker {id} has too many calls on files at once")))?;
+        let place = Place { _permit: permit, _working: activity.work() };
         self.call.rights().user.get_or_insert(claim.image_user);
         let headers = self.headers()?;
         let has_limit = method != Method::PUT;
@@ -121,7 +125,7 @@ impl<C: Call> FileRequest<'_, C> {
             async { if has_limit { timeout(HEAD_LIMIT, sent).await } else { Ok(sent.await) } };
         let answered = tokio::select! {
             answered = sent => answered,
-            reason = supervisor.ended(id) => return Err(guest_call::lost(id, &reason)),
+            error = guest_call::interrupted(id, bunker) => return Err(error),
         };
         let silent = || {
             let limit_s = HEAD_LIMIT.as_secs();
@@ -129,7 +133,7 @@ impl<C: Call> FileRequest<'_, C> {
             ErrorBody::new(ErrorCode::FileFailed, message)
         };
         match answered.map_err(|_| silent())? {
-            Ok(answer) => result(answer, permit).await,
+            Ok(answer) => result(answer, place).await,
             Err(error) => {
                 Err(guest_call::broken(supervisor, id, &error, ErrorCode::FileFailed).await)
             }
@@ -149,7 +153,7 @@ impl<C: Call> FileRequest<'_, C> {
 
 async fn result(
     answer: axum::http::Response<AnswerBody>,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 ) -> Result<Response, ErrorBody> {
     let (head, body) = answer.into_parts();
     if !is_result(head.status) {
@@ -159,19 +163,25 @@ async fn result(
             |error| guest_call::refused(&error),
         ));
     }
-    let mut response = Response::new(Body::new(Permitted { body, _permit: permit }));
+    let mut response = Response::new(Body::new(Placed { body, _place: place }));
     *response.status_mut() = head.status;
     *response.headers_mut() = checked_headers(&head.headers);
     Ok(response)
 }
 
-/// A body that keeps its place among a bunker's calls until it ends.
-struct Permitted {
-    body: AnswerBody,
+/// A call's place among those of a bunker.
+struct Place {
     _permit: OwnedSemaphorePermit,
+    _working: Working,
 }
 
-impl HttpBody for Permitted {
+/// A body that keeps its call's place until it ends.
+struct Placed {
+    body: AnswerBody,
+    _place: Place,
+}
+
+impl HttpBody for Placed {
     type Data = Bytes;
     type Error = h2::Error;
 

@@ -8,6 +8,7 @@ use scaibunker_guest_protocol::{GuestError, GuestErrorKind};
 use tokio::time::timeout;
 
 use crate::{
+    bunker_state::BunkerWatch,
     channel::{ChannelError, printable},
     execs::END_LIMIT,
     supervisor::Supervisor,
@@ -50,8 +51,24 @@ pub(super) async fn broken(
         return ErrorBody::new(failed, format!("bunker {id} gave the call up: {reason}"));
     }
     // The session breaks a moment before the VM's end is known, which is the better reason.
-    let reason = timeout(END_LIMIT, supervisor.ended(id)).await.unwrap_or(reason);
+    let Ok(mut bunker) = supervisor.watch(id) else { return lost(id, "deleted") };
+    let reason = timeout(END_LIMIT, bunker.ended()).await.unwrap_or(reason);
     lost(id, &reason)
+}
+
+/// Returns once the bunker cannot answer a call any more, with the call's error.
+pub(super) async fn interrupted(id: BunkerId, mut ending: BunkerWatch) -> ErrorBody {
+    let mut pausing = ending.clone();
+    tokio::select! {
+        reason = ending.ended() => lost(id, &reason),
+        () = pausing.paused() => {
+            let message = format!(
+                "bunker {id} was paused while the call was under way, which may have been carried \
+                 out; resume it (POST /bunkers/{id}/resume) and look"
+            );
+            ErrorBody::new(ErrorCode::BunkerNotRunning, message)
+        }
+    }
 }
 
 /// The error of a call during which the bunker ended.

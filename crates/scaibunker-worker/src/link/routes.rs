@@ -13,6 +13,7 @@ use axum::{
 };
 use scaibunker_api::{
     REQUEST_ID_HEADER,
+    bunker::BunkerMetrics,
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
     worker::{BunkerReport, StartBunker},
@@ -69,6 +70,9 @@ pub fn router(supervisor: Arc<Supervisor>, storage: Arc<StorageClient>) -> Route
     Router::new()
         .route("/bunkers", get(list))
         .route("/bunkers/{id}", get(show).put(start).delete(remove))
+        .route("/bunkers/{id}/pause", post(pause))
+        .route("/bunkers/{id}/resume", post(resume))
+        .route("/bunkers/{id}/metrics", get(metrics))
         .nest("/bunkers/{id}", files.merge(execs))
         .fallback(unknown_route)
         .layer(middleware::from_fn(with_request_id))
@@ -127,6 +131,31 @@ async fn start(
 ) -> Result<Json<BunkerReport>, Failure> {
     let spec: StartBunker = read_json(&body)?;
     Ok(Json(supervisor.start(id, spec, request_id(&headers)).await?))
+}
+
+async fn pause(
+    State(supervisor): Supervised,
+    Path(id): Path<BunkerId>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
+    supervisor.pause(id, request_id(&headers)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn resume(
+    State(supervisor): Supervised,
+    Path(id): Path<BunkerId>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
+    supervisor.resume(id, request_id(&headers)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn metrics(
+    State(supervisor): Supervised,
+    Path(id): Path<BunkerId>,
+) -> Result<Json<BunkerMetrics>, Failure> {
+    Ok(Json(supervisor.metrics(id).await?))
 }
 
 async fn remove(State(supervisor): Supervised, Path(id): Path<BunkerId>) -> StatusCode {

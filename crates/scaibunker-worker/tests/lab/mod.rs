@@ -29,8 +29,8 @@ pub struct Lab {
     pub dir: tempfile::TempDir,
 }
 
-/// A host in a directory of its own.
-pub async fn lab() -> Lab {
+/// A host in a directory of its own, whose pool keeps that many VMs of a shape.
+pub async fn lab(pool_size: usize) -> Lab {
     let cache = target_dir().join("tmp/cache");
     let agent = target_dir().join("x86_64-unknown-linux-gnu/guest/scaibunker-guest");
     let quiet = |_: &str| {};
@@ -56,5 +56,5 @@ pub async fn lab() -> Lab {
         uid_slots: Arc::new(UidSlots::default()),
     });
     let shape = Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64 };
-    Lab { pool: Pool::new(host, vec![image], 0), shape, dir }
+    Lab { pool: Pool::new(host, vec![image], pool_size), shape, dir }
 }

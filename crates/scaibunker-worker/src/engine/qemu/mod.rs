@@ -35,6 +35,7 @@ use crate::{
     jail::{self, JailSpec, JailedProcess, Privilege},
     scratch::ScratchDisk,
     seat::Seat,
+    vm_home::VmHome,
 };
 
 const QMP_SOCKET: &str = "qmp.sock";
@@ -137,17 +138,7 @@ impl Qemu {
         let home = &mut seat.home;
         let process =
             tokio::task::block_in_place(|| jail::spawn(spec, |pid| home.set_process(pid)))?;
-        let stream = seat.home.connect(QMP_SOCKET).await.map_err(io_failed("reach the VMM"))?;
-        // A VMM that fails at its start closes the socket; its own words say why.
-        let qmp = match timeout(START_LIMIT, Qmp::connect(stream)).await {
-            Ok(Ok(qmp)) => qmp,
-            _ => {
-                process.kill();
-                let reason = process.ended().await.unwrap_or_else(|e| e.to_string());
-                return Err(EngineError::Ended { reason, stderr: seat.home.stderr_tail() });
-            }
-        };
-        Ok(QemuVm { process, qmp: Some(qmp), memory: None })
+        QemuVm::control(&seat.home, process).await
     }
 }
 
@@ -186,8 +177,13 @@ impl Engine for Qemu {
         Ok(Box::new(vm))
     }
 
-    async fn adopt(&self, process: JailedProcess) -> Result<Box<dyn MicroVm>, EngineError> {
-        Ok(Box::new(QemuVm { process, qmp: None, memory: None }))
+    async fn adopt(
+        &self,
+        home: &VmHome,
+        process: JailedProcess,
+    ) -> Result<Box<dyn MicroVm>, EngineError> {
+        process.thaw().map_err(io_failed("let the VMM go on"))?;
+        Ok(Box::new(QemuVm::control(home, process).await?))
     }
 }
 
@@ -195,21 +191,39 @@ impl Engine for Qemu {
 #[derive(Debug)]
 struct QemuVm {
     process: JailedProcess,
-    /// `None` after adoption: an adopted VM runs, and nothing needs to control it yet.
-    qmp: Option<Qmp>,
+    qmp: Qmp,
     /// Of a booted VM, whose memory others can continue from.
     memory: Option<OwnedFd>,
 }
 
 impl QemuVm {
-    fn qmp(&mut self) -> Result<&mut Qmp, EngineError> {
-        self.qmp.as_mut().ok_or_else(|| EngineError::Protocol("not connected".to_owned()))
+    /// Connects to the control socket. QEMU listens on it for as long as it lives, and takes a
+    /// new connection once the last one has gone, such as that of an earlier server.
+    async fn control(home: &VmHome, process: JailedProcess) -> Result<Self, EngineError> {
+        let connect = async {
+            let stream = home.connect(QMP_SOCKET).await.map_err(io_failed("reach the VMM"))?;
+            Qmp::connect(stream).await
+        };
+        // A VMM that fails at its start closes the socket; its own words say why.
+        match timeout(START_LIMIT, connect).await {
+            Ok(Ok(qmp)) => Ok(Self { process, qmp, memory: None }),
+            _ => {
+                process.kill();
+                let reason = process.ended().await.unwrap_or_else(|e| e.to_string());
+                Err(EngineError::Ended { reason, stderr: home.stderr_tail() })
+            }
+        }
+    }
+
+    /// The guest's clocks stand still from here on.
+    async fn stop_cpus(&mut self) -> Result<(), EngineError> {
+        self.qmp.execute("stop", json!({})).await.map(drop)
     }
 
     /// Device state only: the memory is in its own file already.
     async fn ignore_shared_memory(&mut self) -> Result<(), EngineError> {
         let capability = json!({ "capability": "x-ignore-shared", "state": true });
-        self.qmp()?
+        self.qmp
             .execute("migrate-set-capabilities", json!({ "capabilities": [capability] }))
             .await
             .map(drop)
@@ -217,7 +231,7 @@ impl QemuVm {
 
     async fn save_state(&mut self, state: &File) -> Result<(), EngineError> {
         self.ignore_shared_memory().await?;
-        let qmp = self.qmp()?;
+        let qmp = &mut self.qmp;
         qmp.pass_fd("state", state.as_fd()).await?;
         qmp.execute("migrate", json!({ "uri": "fd:state" })).await?;
         let deadline = Instant::now() + MIGRATE_LIMIT;
@@ -247,7 +261,7 @@ impl MicroVm for QemuVm {
         let path =
             format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&template.saved.state));
         let state = File::open(path).map_err(io_failed("open the saved state"))?;
-        let qmp = self.qmp()?;
+        let qmp = &mut self.qmp;
         qmp.pass_fd("state", state.as_fd()).await?;
         qmp.execute("migrate-incoming", json!({ "uri": "fd:state" })).await?;
         let deadline = Instant::now() + MIGRATE_LIMIT;
@@ -264,17 +278,22 @@ impl MicroVm for QemuVm {
     }
 
     async fn resume(&mut self) -> Result<(), EngineError> {
-        self.qmp()?.execute("cont", json!({})).await.map(drop)
+        self.process.thaw().map_err(io_failed("let the VMM go on"))?;
+        self.qmp.execute("cont", json!({})).await.map(drop)
     }
 
     async fn pause(&mut self) -> Result<(), EngineError> {
-        self.qmp()?.execute("stop", json!({})).await.map(drop)
+        self.process.thaw().map_err(io_failed("let the VMM go on"))?;
+        self.stop_cpus().await?;
+        // The main loop of a stopped VM waits for a timer on the guest's clock, which never
+        // comes: it wakes up a thousand times a second, or without a pause.
+        self.process.freeze().map_err(io_failed("stop the VMM"))
     }
 
     async fn save(mut self: Box<Self>) -> Result<SavedVm, EngineError> {
         let cannot = || EngineError::Protocol("a clone's memory cannot be saved".to_owned());
         let memory = self.memory.take().ok_or_else(cannot)?;
-        self.pause().await?;
+        self.stop_cpus().await?;
         let state = tempfile::tempfile().map_err(io_failed("make the state file"))?;
         self.save_state(&state).await?;
         // The VMM's writable mapping must be gone before the memory can be sealed.

@@ -3,6 +3,7 @@
 mod commands;
 mod endings;
 mod files;
+mod pauses;
 mod shells;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
@@ -38,6 +39,7 @@ use tower::ServiceExt as _;
 use super::router;
 use crate::{
     assets::BakedImage,
+    bunker_state::Guest,
     engine::{Engine, EngineError, MicroVm, Shape, Template},
     guest_double::GuestDouble,
     jail::JailedProcess,
@@ -45,10 +47,10 @@ use crate::{
     scratch::{ScratchDisk, ScratchDisks},
     seat::{Seat, UidSlots},
     storage::StorageClient,
-    supervisor::{Guest, Supervisor},
+    supervisor::Supervisor,
     test_server::{TOKEN, storage_proxy},
     vm::Host,
-    vm_home::Claim,
+    vm_home::{Claim, VmHome},
 };
 
 /// No test waits longer for anything.
@@ -82,7 +84,7 @@ impl Engine for NoEngine {
         Err(EngineError::Protocol("no engine".to_owned()))
     }
 
-    async fn adopt(&self, _: JailedProcess) -> Result<Box<dyn MicroVm>, EngineError> {
+    async fn adopt(&self, _: &VmHome, _: JailedProcess) -> Result<Box<dyn MicroVm>, EngineError> {
         Err(EngineError::Protocol("no engine".to_owned()))
     }
 }
@@ -130,7 +132,7 @@ impl Lab {
         };
         let supervisor = supervisor(dir.path());
         let file_calls = Arc::new(Semaphore::new(64));
-        let running = Guest { channel, claim, file_calls };
+        let running = Guest { channel, claim, file_calls, activity: Arc::default() };
         supervisor.insert_running(id, running, &dir.path().join("home"));
         let storage = Arc::new(StorageClient::new(url, TOKEN).unwrap());
         let routes = router(Arc::clone(&supervisor), storage);

@@ -4,6 +4,11 @@
 //! holds a [`Bunker`] handle and watches its state. An ended bunker stays listed until the
 //! controller deletes it, so that the reason reaches the database.
 
+mod bunker;
+mod drive;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     io,
@@ -12,50 +17,33 @@ use std::{
 
 use jiff::Timestamp;
 use scaibunker_api::{
+    bunker::BunkerMetrics,
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
     worker::{BunkerReport, StartBunker, WorkerBunkerState},
 };
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::MissedTickBehavior,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    bunker::Bunker,
+    drive::{Order, Want},
+};
 use crate::{
+    activity::{CpuSampler, SAMPLE_INTERVAL},
+    bunker_state::{BunkerState, BunkerWatch, Guest, paused},
     chain,
-    channel::GuestChannel,
     engine::Shape,
     execs::Execs,
     jail::{Cgroup, JailedProcess},
     pool::Pool,
+    vitals::Vitals,
     vm::{Vm, VmError},
     vm_home::{Claim, ProcessMark, VmHome},
 };
-
-/// Calls on files of one bunker at once. The guest serves 256 streams: all of these and every
-/// command leave it room for signals.
-const MAX_FILE_CALLS: usize = 64;
-
-/// What a call on a running bunker needs.
-#[derive(Debug, Clone)]
-pub struct Guest {
-    pub channel: GuestChannel,
-    pub claim: Claim,
-    /// One permit for each call on files.
-    pub file_calls: Arc<Semaphore>,
-}
-
-#[derive(Debug, Clone)]
-enum State {
-    Starting,
-    Running(Guest),
-    Ended { reason: String },
-}
-
-/// Handle of one bunker.
-struct Bunker {
-    state: watch::Sender<State>,
-    stop: CancellationToken,
-    execs: Arc<Execs>,
-}
 
 /// All bunkers of the worker.
 pub struct Supervisor {
@@ -101,22 +89,23 @@ impl Supervisor {
             let message = format!("this worker has no image `{}`", spec.image);
             return Err(ErrorBody::new(ErrorCode::NoSuitableWorker, message));
         };
-        let (bunker, is_new) = self.entry(id);
-        if is_new {
+        let (bunker, orders) = self.entry(id);
+        if let Some(orders) = orders {
             let mut env = image.config.env.clone();
             env.extend(spec.env_vars.clone());
             let image_user = image.config.user.clone();
-            let claim = Claim { bunker_id: id, image_user, env, started_at: Timestamp::now() };
+            let started_at = Timestamp::now();
+            let claim = Claim { bunker_id: id, image_user, env, started_at };
             let (supervisor, driven) = (Arc::clone(self), Arc::clone(&bunker));
             self.tasks.spawn(async move {
                 let started = supervisor.make(&spec, claim, &request_id).await;
-                supervisor.drive(id, &driven, started).await;
+                supervisor.drive(id, &driven, orders, started_at, started).await;
             });
         }
         let mut state = bunker.state.subscribe();
         // The sender lives in `bunker`, so the wait cannot fail; a failed one reports `Starting`.
-        let _ = state.wait_for(|state| !matches!(state, State::Starting)).await;
-        match report(id, &state.borrow()) {
+        let _ = state.wait_for(|state| !matches!(state, BunkerState::Starting)).await;
+        match bunker.report(id) {
             BunkerReport { state: WorkerBunkerState::Ended { reason }, .. } => {
                 Err(ErrorBody::new(ErrorCode::ProvisioningFailed, reason))
             }
@@ -124,18 +113,16 @@ impl Supervisor {
         }
     }
 
-    fn entry(&self, id: BunkerId) -> (Arc<Bunker>, bool) {
+    /// The bunker of that id; for a new one, also what is ordered of it.
+    fn entry(&self, id: BunkerId) -> (Arc<Bunker>, Option<mpsc::Receiver<Order>>) {
         let mut bunkers = self.bunkers();
         if let Some(bunker) = bunkers.get(&id) {
-            return (Arc::clone(bunker), false);
+            return (Arc::clone(bunker), None);
         }
-        let bunker = Arc::new(Bunker {
-            state: watch::Sender::new(State::Starting),
-            stop: CancellationToken::new(),
-            execs: Arc::default(),
-        });
+        let (bunker, orders) = Bunker::new();
+        let bunker = Arc::new(bunker);
         bunkers.insert(id, Arc::clone(&bunker));
-        (bunker, true)
+        (bunker, Some(orders))
     }
 
     async fn make(
@@ -161,95 +148,133 @@ impl Supervisor {
         give(vm, claim, spec, request_id).await
     }
 
-    /// Owns the VM until it ends, is deleted, or the server stops.
-    async fn drive(&self, id: BunkerId, bunker: &Bunker, started: Result<Vm, VmError>) {
-        let running = started.and_then(|vm| {
-            let guest = vm.channel().map(|channel| (channel, vm.owner().cloned()));
-            guest.map(|guest| (vm, guest))
-        });
-        let reason = match running {
-            Ok((vm, (channel, Some(claim)))) => {
-                tracing::info!(bunker_id = %id, "bunker runs");
-                bunker.execs.record_in(vm.home().path());
-                let file_calls = Arc::new(Semaphore::new(MAX_FILE_CALLS));
-                let guest = Guest { channel, claim, file_calls };
-                bunker.state.send_replace(State::Running(guest));
-                let reason = tokio::select! {
-                    reason = vm.ended() => reason,
-                    () = bunker.stop.cancelled() => "deleted".to_owned(),
-                    () = self.shutdown.cancelled() => "the server was stopped".to_owned(),
-                };
-                if self.shutdown.is_cancelled() && self.keep_bunkers {
-                    vm.leave_running();
-                    return;
-                }
-                vm.destroy().await;
-                reason
-            }
-            Ok((vm, (_, None))) => {
-                vm.destroy().await;
-                "the VM lost its owner".to_owned()
-            }
-            Err(error) => format!("cannot use the microVM: {}", chain(&error)),
-        };
-        tracing::info!(bunker_id = %id, reason, "bunker ended");
-        bunker.state.send_replace(State::Ended { reason });
-        self.ended.notify_one();
+    /// Stops a bunker in the middle of what it does; one that is paused already is fine.
+    pub async fn pause(&self, id: BunkerId, request_id: String) -> Result<(), ErrorBody> {
+        self.order(id, Want::Pause, request_id).await
+    }
+
+    /// Lets a paused bunker go on, with its clock set; one that runs already is fine.
+    pub async fn resume(&self, id: BunkerId, request_id: String) -> Result<(), ErrorBody> {
+        self.order(id, Want::Resume, request_id).await
+    }
+
+    async fn order(&self, id: BunkerId, want: Want, request_id: String) -> Result<(), ErrorBody> {
+        let bunker = self.bunker(id)?;
+        bunker.check_vm(id)?;
+        let (done, answer) = oneshot::channel();
+        let sent = bunker.orders.send(Order { want, request_id, done }).await;
+        if sent.is_ok()
+            && let Ok(done) = answer.await
+        {
+            return done;
+        }
+        if self.shutdown.is_cancelled() {
+            let message = "the worker is shutting down; its next start can do that";
+            return Err(ErrorBody::new(ErrorCode::ShuttingDown, message));
+        }
+        // The driver has given its VM up, and is about to say so.
+        bunker.watch().ended().await;
+        bunker.check_vm(id)
     }
 
     /// Ends the bunker, frees everything it holds and forgets it. Unknown ids are fine.
     pub async fn remove(&self, id: BunkerId) {
         let Some(bunker) = self.bunkers().get(&id).cloned() else { return };
         bunker.stop.cancel();
-        let mut state = bunker.state.subscribe();
-        let _ = state.wait_for(|state| matches!(state, State::Ended { .. })).await;
+        bunker.watch().ended().await;
         self.bunkers().remove(&id);
+    }
+
+    fn bunker(&self, id: BunkerId) -> Result<Arc<Bunker>, ErrorBody> {
+        self.bunkers().get(&id).cloned().ok_or_else(|| {
+            ErrorBody::new(ErrorCode::NotFound, format!("this worker holds no bunker {id}"))
+        })
     }
 
     /// The commands of a bunker, also of one that has ended.
     pub fn execs(&self, id: BunkerId) -> Result<Arc<Execs>, ErrorBody> {
-        let bunkers = self.bunkers();
-        bunkers.get(&id).map(|bunker| Arc::clone(&bunker.execs)).ok_or_else(|| unknown(id))
+        Ok(Arc::clone(&self.bunker(id)?.execs))
     }
 
     /// What a call on a running bunker needs.
     pub fn guest(&self, id: BunkerId) -> Result<Guest, ErrorBody> {
-        let bunker = self.bunkers().get(&id).cloned().ok_or_else(|| unknown(id))?;
-        match &*bunker.state.borrow() {
-            State::Running(guest) => Ok(guest.clone()),
-            State::Starting => {
-                let message = format!("bunker {id} is still starting; wait until it runs");
-                Err(ErrorBody::new(ErrorCode::BunkerNotRunning, message))
-            }
-            State::Ended { reason } => {
-                let message = format!("bunker {id} has ended: {reason}");
-                Err(ErrorBody::new(ErrorCode::BunkerNotRunning, message))
-            }
+        self.bunker(id)?.state.borrow().guest(id)
+    }
+
+    /// An error while the bunker is paused.
+    pub fn refuse_paused(&self, id: BunkerId) -> Result<(), ErrorBody> {
+        match *self.bunker(id)?.state.borrow() {
+            BunkerState::Paused { .. } => Err(paused(id)),
+            _ => Ok(()),
         }
     }
 
-    /// Returns once the bunker does not run any more.
-    pub async fn ended(&self, id: BunkerId) -> String {
-        let Some(bunker) = self.bunkers().get(&id).cloned() else { return "deleted".to_owned() };
-        let mut state = bunker.state.subscribe();
-        let ended = state.wait_for(|state| matches!(state, State::Ended { .. })).await;
-        match ended.as_deref() {
-            Ok(State::Ended { reason }) => reason.clone(),
-            _ => "deleted".to_owned(),
-        }
+    /// Follows a bunker's state.
+    pub fn watch(&self, id: BunkerId) -> Result<BunkerWatch, ErrorBody> {
+        Ok(self.bunker(id)?.watch())
     }
 
     /// One bunker, if this worker holds it.
     pub fn report(&self, id: BunkerId) -> Result<BunkerReport, ErrorBody> {
-        let bunker = self.bunkers().get(&id).cloned().ok_or_else(|| unknown(id))?;
-        Ok(report(id, &bunker.state.borrow()))
+        Ok(self.bunker(id)?.report(id))
+    }
+
+    /// What a running or paused bunker uses.
+    pub async fn metrics(&self, id: BunkerId) -> Result<BunkerMetrics, ErrorBody> {
+        let bunker = self.bunker(id)?;
+        bunker.check_vm(id)?;
+        // Walks the page tables of the VMM.
+        let measured = tokio::task::spawn_blocking(move || bunker.metrics()).await;
+        measured.map_err(std::io::Error::from).and_then(std::convert::identity).map_err(|error| {
+            // Its end is not published yet.
+            let message =
+                format!("bunker {id} cannot be measured, it may just have ended: {error}");
+            ErrorBody::new(ErrorCode::BunkerLost, message)
+        })
     }
 
     /// Every bunker this worker holds.
     #[must_use]
     pub fn reports(&self) -> Vec<BunkerReport> {
         let bunkers = self.bunkers();
-        bunkers.iter().map(|(id, bunker)| report(*id, &bunker.state.borrow())).collect()
+        bunkers.iter().map(|(id, bunker)| bunker.report(*id)).collect()
+    }
+
+    /// Notices which bunkers are busy, until the server stops: one task for all of them.
+    pub fn follow_activity(self: &Arc<Self>) {
+        let supervisor = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let sampling = supervisor.sample_activity();
+            supervisor.shutdown.run_until_cancelled(sampling).await;
+        });
+    }
+
+    async fn sample_activity(&self) {
+        let mut sampler = CpuSampler::default();
+        let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let running = self.running();
+            let sampled = tokio::task::spawn_blocking(move || {
+                let busy = sampler.busy(&running);
+                (sampler, busy)
+            });
+            // A failure would be a panic, which has been reported already.
+            let Ok((next, busy)) = sampled.await else { return };
+            sampler = next;
+            for id in busy {
+                if let Ok(bunker) = self.bunker(id) {
+                    bunker.activity.touch();
+                }
+            }
+        }
+    }
+
+    fn running(&self) -> Vec<(BunkerId, Vitals)> {
+        let bunkers = self.bunkers();
+        let running = bunkers.iter().filter(|(_, bunker)| bunker.is_running());
+        running.filter_map(|(id, bunker)| Some((*id, bunker.vitals.get()?.clone()))).collect()
     }
 
     /// Takes over what an earlier server left: bunkers whose VMs still run are adopted, all else
@@ -261,11 +286,12 @@ impl Supervisor {
             match (home.record().claim.as_ref().map(|claim| claim.bunker_id), process) {
                 (Some(id), Some(process)) => self.adopt(id, home, process).await,
                 (Some(id), None) => {
-                    self.restore_execs(id, &home).await;
+                    let (bunker, _) = self.entry(id);
+                    self.restore_execs(&bunker, &home).await;
                     self.reap(home, None).await;
                     let reason = "its VM had ended when the worker came back".to_owned();
                     tracing::info!(bunker_id = %id, reason, "bunker ended");
-                    self.entry(id).0.state.send_replace(State::Ended { reason });
+                    bunker.state.send_replace(BunkerState::Ended { reason });
                 }
                 (None, process) => self.reap(home, process).await,
             }
@@ -273,22 +299,26 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn restore_execs(&self, id: BunkerId, home: &VmHome) -> Arc<Bunker> {
-        let (bunker, _) = self.entry(id);
+    async fn restore_execs(&self, bunker: &Bunker, home: &VmHome) {
         bunker.execs.record_in(home.path());
         bunker.execs.restore().await;
-        bunker
     }
 
     async fn adopt(self: &Arc<Self>, id: BunkerId, home: VmHome, process: JailedProcess) {
-        let bunker = self.restore_execs(id, &home).await;
+        let (bunker, orders) = self.entry(id);
+        let Some(orders) = orders else {
+            tracing::error!(bunker_id = %id, vm_id = home.name(), "a bunker has two VMs");
+            return self.reap(home, Some(process)).await;
+        };
+        self.restore_execs(&bunker, &home).await;
         let supervisor = Arc::clone(self);
         self.tasks.spawn(async move {
             let adopted = supervisor.pool.host().adopt(home, process).await;
             if adopted.is_ok() {
                 tracing::info!(bunker_id = %id, "bunker adopted");
             }
-            supervisor.drive(id, &bunker, adopted).await;
+            // What it did meanwhile is not known: it is not idle since before this server.
+            supervisor.drive(id, &bunker, orders, Timestamp::now(), adopted).await;
         });
     }
 
@@ -309,16 +339,34 @@ impl Supervisor {
 
 #[cfg(test)]
 impl Supervisor {
-    /// Holds a bunker that runs already, whose guest is a double.
+    /// Holds a bunker that runs already, whose guest is a double and whose VMM is this process.
     pub fn insert_running(&self, id: BunkerId, guest: Guest, vm_dir: &std::path::Path) {
         let (bunker, _) = self.entry(id);
         bunker.execs.record_in(vm_dir);
-        bunker.state.send_replace(State::Running(guest));
+        let process = ProcessMark::of(std::process::id() as i32).unwrap();
+        let _ = bunker.vitals.set(Vitals { process, scratch_path: vm_dir.to_path_buf() });
+        self.set_running(id, guest);
+    }
+
+    /// Runs such a bunker.
+    pub fn set_running(&self, id: BunkerId, guest: Guest) {
+        let bunker = self.bunker(id).unwrap();
+        bunker.activity.run(guest.claim.started_at);
+        let guest = Guest { activity: Arc::clone(&bunker.activity), ..guest };
+        bunker.state.send_replace(BunkerState::Running(guest));
+    }
+
+    /// Pauses such a bunker.
+    pub fn set_paused(&self, id: BunkerId) {
+        let (bunker, started_at) = (self.bunker(id).unwrap(), Timestamp::UNIX_EPOCH);
+        bunker.activity.stand_still(bunker.activity.last_active_at().unwrap());
+        bunker.state.send_replace(BunkerState::Paused { started_at });
     }
 
     /// Ends such a bunker.
     pub fn set_ended(&self, id: BunkerId, reason: &str) {
-        self.entry(id).0.state.send_replace(State::Ended { reason: reason.to_owned() });
+        let ended = BunkerState::Ended { reason: reason.to_owned() };
+        self.bunker(id).unwrap().state.send_replace(ended);
     }
 }
 
@@ -347,17 +395,4 @@ async fn give(
             Err(error)
         }
     }
-}
-
-fn unknown(id: BunkerId) -> ErrorBody {
-    ErrorBody::new(ErrorCode::NotFound, format!("this worker holds no bunker {id}"))
-}
-
-fn report(id: BunkerId, state: &State) -> BunkerReport {
-    let (state, started_at) = match state {
-        State::Starting => (WorkerBunkerState::Starting, None),
-        State::Running(guest) => (WorkerBunkerState::Running, Some(guest.claim.started_at)),
-        State::Ended { reason } => (WorkerBunkerState::Ended { reason: reason.clone() }, None),
-    };
-    BunkerReport { id, state, started_at }
 }

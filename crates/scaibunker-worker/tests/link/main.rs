@@ -4,7 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shall say where")]
 
+#[path = "../lab/mod.rs"]
 mod lab;
+mod lifecycle;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,7 +30,7 @@ use scaibunker_guest_protocol::{
     frame_reader::FrameReader,
 };
 use scaibunker_storage::{Objects, SigningSecret, WorkerToken};
-use scaibunker_worker::{link, storage::StorageClient, supervisor::Supervisor};
+use scaibunker_worker::{engine::Shape, link, storage::StorageClient, supervisor::Supervisor};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,7 @@ struct Worker {
     id: BunkerId,
     routes: Router,
     supervisor: Arc<Supervisor>,
+    storage: Arc<StorageClient>,
     stop: CancellationToken,
     lab: lab::Lab,
 }
@@ -47,7 +50,12 @@ struct Worker {
 impl Worker {
     /// A worker with a storage proxy and one running bunker.
     async fn start() -> Self {
-        let lab = lab::lab().await;
+        Self::start_keeping(false).await
+    }
+
+    /// One that may leave its bunker running when it stops.
+    async fn start_keeping(keep_bunkers: bool) -> Self {
+        let lab = lab::lab(0).await;
         let objects =
             Objects::directory(&lab.dir.path().join("objects"), SigningSecret::new("signing"));
         let proxy = scaibunker_storage::router(objects.unwrap(), WorkerToken::new(TOKEN));
@@ -56,19 +64,13 @@ impl Worker {
         tokio::spawn(axum::serve(listener, Router::new().nest(API_PREFIX, proxy)).into_future());
 
         let stop = CancellationToken::new();
-        let supervisor = Supervisor::new(Arc::clone(&lab.pool), stop.clone(), false);
+        let supervisor = Supervisor::new(Arc::clone(&lab.pool), stop.clone(), keep_bunkers);
+        supervisor.follow_activity();
         let id = BunkerId::generate();
-        let spec = StartBunker {
-            image: lab.shape.image.clone(),
-            cpu_millicores: 1000,
-            memory_mb: lab.shape.memory_mb,
-            disk_mb: lab.shape.disk_mb,
-            env_vars: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
-        };
-        supervisor.start(id, spec, "req_test".to_owned()).await.unwrap();
+        supervisor.start(id, spec(&lab.shape), "req_test".to_owned()).await.unwrap();
         let storage = Arc::new(StorageClient::new(&url, TOKEN).unwrap());
-        let routes = link::router(Arc::clone(&supervisor), storage);
-        Self { id, routes, supervisor, stop, lab }
+        let routes = link::router(Arc::clone(&supervisor), Arc::clone(&storage));
+        Self { id, routes, supervisor, storage, stop, lab }
     }
 
     async fn call(
@@ -114,6 +116,16 @@ impl Worker {
         self.stop.cancel();
         self.supervisor.finish().await;
         drop(self.lab);
+    }
+}
+
+fn spec(shape: &Shape) -> StartBunker {
+    StartBunker {
+        image: shape.image.clone(),
+        cpu_millicores: 1000,
+        memory_mb: shape.memory_mb,
+        disk_mb: shape.disk_mb,
+        env_vars: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
     }
 }
 

@@ -1,0 +1,216 @@
+//! Driving one bunker: this task alone owns its VM, carries out what is ordered, and publishes
+//! what became of it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use scaibunker_api::{
+    error::{ErrorBody, ErrorCode},
+    ids::BunkerId,
+};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+
+use super::{Bunker, Supervisor};
+use crate::{
+    bunker_state::{BunkerState, Guest},
+    chain,
+    execs::END_LIMIT,
+    vm::{Vm, VmError},
+    vm_home::{Claim, Pause},
+};
+
+/// Calls on files of one bunker at once. The guest serves 256 streams: all of these and every
+/// command leave it room for signals.
+const MAX_FILE_CALLS: usize = 64;
+
+/// What a running or paused bunker shall do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    Pause,
+    Resume,
+}
+
+/// A [`Want`] and whoever waits for it.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub want: Want,
+    pub request_id: String,
+    pub done: oneshot::Sender<Result<(), ErrorBody>>,
+}
+
+/// A bunker with its VM.
+struct Driven<'a> {
+    /// When it last worked, as far as this server knows.
+    active_at: Timestamp,
+    id: BunkerId,
+    bunker: &'a Bunker,
+    vm: Vm,
+    claim: Claim,
+    file_calls: Arc<Semaphore>,
+}
+
+impl Supervisor {
+    /// Owns the VM until it ends, is deleted, or the server stops. `active_at`: when a bunker that
+    /// is not paused has last worked.
+    pub(super) async fn drive(
+        &self,
+        id: BunkerId,
+        bunker: &Bunker,
+        orders: mpsc::Receiver<Order>,
+        active_at: Timestamp,
+        started: Result<Vm, VmError>,
+    ) {
+        let reason = match started {
+            Ok(vm) => match vm.owner().cloned() {
+                Some(claim) => {
+                    let file_calls = Arc::new(Semaphore::new(MAX_FILE_CALLS));
+                    let driven = Driven { active_at, id, bunker, vm, claim, file_calls };
+                    match self.hold(driven, orders).await {
+                        Some(reason) => reason,
+                        None => return,
+                    }
+                }
+                None => {
+                    vm.destroy().await;
+                    "the VM lost its owner".to_owned()
+                }
+            },
+            Err(error) => format!("cannot use the microVM: {}", chain(&error)),
+        };
+        tracing::info!(bunker_id = %id, reason, "bunker ended");
+        if let Some(last) = bunker.activity.last_active_at() {
+            bunker.activity.stand_still(last);
+        }
+        bunker.state.send_replace(BunkerState::Ended { reason });
+        self.ended.notify_one();
+    }
+
+    /// Returns why the bunker ended, after its VM was freed, or `None` if the VM was left running.
+    async fn hold(
+        &self,
+        mut driven: Driven<'_>,
+        mut orders: mpsc::Receiver<Order>,
+    ) -> Option<String> {
+        let stop = driven.bunker.stop.clone();
+        // An order under way is given up with the VM. One that is left to the next server has been
+        // written down as far as it went.
+        let reason = tokio::select! {
+            reason = driven.follow(&mut orders) => reason,
+            () = stop.cancelled() => "deleted".to_owned(),
+            () = self.shutdown.cancelled() => "the server was stopped".to_owned(),
+        };
+        if self.shutdown.is_cancelled() && self.keep_bunkers {
+            driven.vm.leave_running();
+            return None;
+        }
+        driven.vm.destroy().await;
+        Some(reason)
+    }
+}
+
+impl Driven<'_> {
+    /// Publishes the VM and carries out orders until it ends.
+    async fn follow(&mut self, orders: &mut mpsc::Receiver<Order>) -> String {
+        if let Err(error) = self.begin() {
+            return format!("cannot use the microVM: {}", chain(&error));
+        }
+        loop {
+            let order = tokio::select! {
+                reason = self.vm.ended() => return reason,
+                Some(order) = orders.recv() => order,
+            };
+            let done = match (order.want, self.vm.paused().is_some()) {
+                (Want::Pause, false) => self.pause().await,
+                (Want::Resume, true) => self.resume(&order.request_id).await,
+                (Want::Pause, true) | (Want::Resume, false) => Ok(()),
+            };
+            // A caller that has gone needs no answer, here and below.
+            let _ = match done {
+                Ok(()) => order.done.send(Ok(())),
+                // A VMM that does not obey cannot be kept: nobody knows whether the guest runs.
+                Err(VmError::Engine(error)) => {
+                    // It may be just about to end, which is the better reason.
+                    let ended = timeout(END_LIMIT, self.vm.ended()).await;
+                    let reason = ended.unwrap_or_else(|_| chain(&error));
+                    let message = format!("bunker {} was lost: {reason}", self.id);
+                    let _ = order.done.send(Err(ErrorBody::new(ErrorCode::BunkerLost, message)));
+                    return reason;
+                }
+                Err(error) => order.done.send(Err(self.refused(order.want, &error))),
+            };
+        }
+    }
+
+    fn begin(&self) -> Result<(), VmError> {
+        let Self { id, bunker, vm, .. } = self;
+        bunker.execs.record_in(vm.home().path());
+        if let Some(vitals) = vm.vitals() {
+            // A bunker has one VM.
+            let _ = bunker.vitals.set(vitals);
+        }
+        match vm.paused() {
+            Some(Pause { last_active_at }) => {
+                tracing::info!(bunker_id = %id, "bunker is paused");
+                bunker.activity.stand_still(last_active_at);
+                self.publish_paused();
+            }
+            None => {
+                tracing::info!(bunker_id = %id, "bunker runs");
+                bunker.activity.run(self.active_at);
+                self.publish_running()?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pause(&mut self) -> Result<(), VmError> {
+        let activity = &self.bunker.activity;
+        let last_active_at = activity.last_active_at().unwrap_or_else(Timestamp::now);
+        activity.stand_still(last_active_at);
+        if let Err(error) = self.vm.pause(Pause { last_active_at }).await {
+            activity.run(last_active_at);
+            return Err(error);
+        }
+        tracing::info!(bunker_id = %self.id, "bunker paused");
+        self.publish_paused();
+        Ok(())
+    }
+
+    async fn resume(&mut self, request_id: &str) -> Result<(), VmError> {
+        self.vm.resume(request_id).await?;
+        tracing::info!(bunker_id = %self.id, "bunker resumed");
+        // Else a bunker with an idle limit would end as soon as it runs.
+        self.bunker.activity.run(Timestamp::now());
+        self.publish_running()
+    }
+
+    fn publish_running(&self) -> Result<(), VmError> {
+        let guest = Guest {
+            channel: self.vm.channel()?,
+            claim: self.claim.clone(),
+            file_calls: Arc::clone(&self.file_calls),
+            activity: Arc::clone(&self.bunker.activity),
+        };
+        self.bunker.state.send_replace(BunkerState::Running(guest));
+        Ok(())
+    }
+
+    fn publish_paused(&self) {
+        let started_at = self.claim.started_at;
+        self.bunker.state.send_replace(BunkerState::Paused { started_at });
+    }
+
+    /// The error of an order that left the bunker as it was.
+    fn refused(&self, want: Want, error: &VmError) -> ErrorBody {
+        let (id, reason) = (self.id, chain(error));
+        tracing::warn!(bunker_id = %id, ?want, error = reason, "an order was not carried out");
+        let message = match want {
+            Want::Pause => format!("bunker {id} could not be paused and runs on: {reason}"),
+            Want::Resume => format!("bunker {id} could not be resumed and stays paused: {reason}"),
+        };
+        ErrorBody::new(ErrorCode::ProvisioningFailed, message)
+    }
+}
