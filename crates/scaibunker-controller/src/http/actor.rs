@@ -46,6 +46,7 @@ impl Actor {
             permissions: permissions_of(account.role).into(),
             is_viewer: false,
             group_ids: Arc::default(),
+            quota_profiles: Arc::default(),
             request_id: current_request_id(),
         })
     }
