@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails shall say where")]
 
 mod client;
+mod contention;
 mod create;
 mod errors;
 mod events;
@@ -11,6 +12,7 @@ mod exec_registry;
 mod files;
 mod life;
 mod lists;
+mod pause;
 mod reconcile;
 mod server;
 mod shell;
