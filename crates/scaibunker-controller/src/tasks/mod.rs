@@ -1,6 +1,7 @@
 //! What runs beside requests. Each task takes no input, may be repeated, and converges.
 
 mod heartbeat_monitor;
+mod quota_reconciler;
 mod reaper;
 mod reconciler;
 mod upload_sweeper;
@@ -13,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::reconciler::Reconciler;
+pub use self::{quota_reconciler::fill_ledger, reconciler::Reconciler};
 use crate::app::App;
 
 /// Starts every background task. A task that ends before `shutdown` has a bug; its name is what
@@ -21,6 +22,7 @@ use crate::app::App;
 pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
     let (five_seconds, half_a_minute) = (Duration::from_secs(5), Duration::from_secs(30));
+    let minute = Duration::from_secs(60);
     let hour = Duration::from_secs(60 * 60);
     let monitor = heartbeat_monitor::HeartbeatMonitor::new(Arc::clone(app));
     spawn(&mut tasks, "heartbeat monitor", five_seconds, shutdown, monitor, |mut monitor| async {
@@ -34,6 +36,11 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
     spawn(&mut tasks, "reconciler", half_a_minute, shutdown, Arc::clone(app), |app| async {
         app.reconciler.reconcile_all().await;
         app
+    });
+    let quotas = quota_reconciler::QuotaReconciler::new(app.store.clone(), app.ledger.clone());
+    let quotas = (quotas, Arc::clone(app));
+    spawn(&mut tasks, "quota reconciler", minute, shutdown, quotas, |(quotas, app)| async {
+        (quota_reconciler::run_once(quotas, &app).await, app)
     });
     spawn(&mut tasks, "upload sweeper", hour, shutdown, Arc::clone(app), |app| async {
         upload_sweeper::run_once(&app).await;

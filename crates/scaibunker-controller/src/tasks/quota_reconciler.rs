@@ -1,0 +1,111 @@
+//! Keeps the ledger and the database in agreement.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use crate::{
+    app::App,
+    domain::{
+        bunker::Bunker,
+        quota_drift::{Difference, differences},
+    },
+    failure::chain,
+    ledger::{LedgerError, SharedLedger},
+    store::{Store, StoreError},
+};
+
+/// The ledger and the database could not be brought together.
+#[derive(Debug, thiserror::Error)]
+pub enum QuotaError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// Fills a ledger that has lost its contents, or never had any.
+pub async fn fill_ledger(store: &Store, ledger: &SharedLedger) -> Result<(), QuotaError> {
+    let live = store.live_bunkers(None).await?;
+    let charges: HashMap<_, _> =
+        live.iter().filter_map(|bunker| Some((bunker.id, bunker.charge()?))).collect();
+    ledger.rebuild(&charges).await?;
+    tracing::info!(bunkers = charges.len(), "the quota ledger is filled from the database");
+    Ok(())
+}
+
+/// The reconciler, and what differed when it last looked.
+pub struct QuotaReconciler {
+    store: Store,
+    ledger: SharedLedger,
+    seen: HashSet<Difference>,
+}
+
+impl QuotaReconciler {
+    /// A reconciler that has not looked yet.
+    #[must_use]
+    pub fn new(store: Store, ledger: SharedLedger) -> Self {
+        Self { store, ledger, seen: HashSet::new() }
+    }
+
+    /// Looks once and repairs what differed the last time too; gives what no crash explains.
+    pub async fn reconcile(&mut self) -> Result<usize, QuotaError> {
+        let snapshot = match self.ledger.snapshot().await {
+            Err(LedgerError::Lost) => {
+                fill_ledger(&self.store, &self.ledger).await?;
+                return Ok(0);
+            }
+            snapshot => snapshot?,
+        };
+        let live = self.store.live_bunkers(None).await?;
+        let mut found = differences(&snapshot.charges, &snapshot.counters, &live);
+        let real: Vec<_> = found.extract_if(|difference| self.seen.contains(difference)).collect();
+        self.seen = found;
+        let mut drift = 0;
+        for difference in real {
+            tracing::warn!(?difference, "quota and database differ");
+            drift += usize::from(self.repair(&difference).await? && difference.is_drift());
+        }
+        Ok(drift)
+    }
+
+    /// `false` when it has settled itself meanwhile.
+    async fn repair(&self, difference: &Difference) -> Result<bool, QuotaError> {
+        match difference {
+            Difference::LeftOver(id) => {
+                let row = self.store.bunker(*id).await?;
+                if row.is_some_and(|row| !row.status().is_terminal()) {
+                    return Ok(false);
+                }
+                Ok(self.ledger.release(*id).await?)
+            }
+            Difference::Mischarged { id, generation, .. } => {
+                let row = self.store.bunker(*id).await?;
+                let Some(row) = row.filter(|row| row.generation == *generation) else {
+                    return Ok(false);
+                };
+                self.ledger.correct(*id, Bunker::charge(&row).as_ref()).await?;
+                Ok(true)
+            }
+            Difference::Miscounted(_) => {
+                self.ledger.recount().await?;
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// One round; one that fails is logged, and the next begins anew.
+pub(super) async fn run_once(mut reconciler: QuotaReconciler, app: &Arc<App>) -> QuotaReconciler {
+    match reconciler.reconcile().await {
+        Ok(drift) => {
+            app.metrics.quota_drift.inc_by(drift as u64);
+        }
+        Err(error) => {
+            app.metrics.ledger_failures.inc();
+            tracing::error!(error = chain(&error), "cannot compare quotas with the database");
+        }
+    }
+    reconciler
+}
