@@ -20,6 +20,9 @@ mod ledger;
 mod server;
 mod store;
 mod tasks;
+#[cfg(test)]
+#[path = "../tests/servers/mod.rs"]
+mod test_servers;
 mod workers;
 
 pub use self::{

@@ -75,7 +75,9 @@ mod tests {
     use crate::domain::bunker::tests::bunker_in;
 
     fn owned(status: BunkerStatus, bucket: Bucket) -> Bunker {
-        Bunker { buckets: vec![bucket], ..bunker_in(status) }
+        let mut bunker = bunker_in(status);
+        bunker.buckets = vec![bucket];
+        bunker
     }
 
     #[test]
