@@ -12,6 +12,7 @@ mod guard;
 mod health;
 mod idempotency;
 mod images;
+mod openapi;
 mod page;
 mod path;
 mod query;

@@ -14,7 +14,7 @@ use scaibunker_api::{
 };
 
 use super::{
-    bunkers, exec, files, health, images,
+    bunkers, exec, files, health, images, openapi,
     page::ListQuery,
     route::{
         Access::{AfterBody, Needs, Platform, Proxy, Public, Reads, Worker as FromWorker},
@@ -33,15 +33,23 @@ pub(super) use api;
 
 /// Every route there is.
 pub(super) fn all() -> Vec<Route> {
-    let mut routes = bunkers();
-    routes.extend(execs());
-    routes.extend(files());
-    routes.extend(images());
-    routes.extend(workers());
-    routes.extend(from_workers());
-    routes.extend(storage());
-    routes.extend(operations());
-    routes
+    let groups = [
+        ("Bunkers", bunkers()),
+        ("Commands", execs()),
+        ("Files", files()),
+        ("Images", images()),
+        ("Workers", workers()),
+        ("Storage", storage()),
+        ("Operations", operations()),
+        ("For workers", from_workers()),
+    ];
+    let tagged = |(tag, routes): (_, Vec<Route>)| {
+        routes.into_iter().map(move |mut route| {
+            route.info.tag = tag;
+            route
+        })
+    };
+    groups.into_iter().flat_map(tagged).collect()
 }
 
 fn bunkers() -> Vec<Route> {
@@ -250,7 +258,8 @@ fn files() -> Vec<Route> {
         .query::<files::ReadQuery>()
         .with_answer(200, Content::Bytes("application/octet-stream"))
         .with_answer(200, Content::Bytes("application/x-tar"))
-        .with_answer(200, Content::Bytes("application/json"))
+        .answers::<FileEntry>(200)
+        .lists::<FileEntry>()
         .with_answer(206, Content::Bytes("application/octet-stream"))
         .with_answer(304, Content::Nothing)
         .fails(&[Code::RangeNotSatisfiable]),
@@ -465,5 +474,19 @@ fn operations() -> Vec<Route> {
         )
         .answers::<health::Ready>(200)
         .fails(&[Code::NotReady, Code::ShuttingDown]),
+        Route::get("/openapi.json", "get_openapi", "This document", Public, openapi::serve)
+            .with_answer(200, Content::Document),
+        Route::get("/docs", "get_docs", "This document, to be read", Public, openapi::page)
+            .with_answer(200, Content::Bytes("text/html")),
+        Route::get("/docs/docs.js", "get_docs_script", "What shows it", Public, openapi::script)
+            .with_answer(200, Content::Bytes("text/javascript")),
+        Route::get(
+            "/docs/docs.css",
+            "get_docs_style",
+            "What it looks like",
+            Public,
+            openapi::style,
+        )
+        .with_answer(200, Content::Bytes("text/css")),
     ]
 }
