@@ -6,6 +6,7 @@
 //! `domain` does neither.
 
 mod app;
+mod audit;
 mod bunkers;
 mod config;
 mod controller;
@@ -17,13 +18,15 @@ mod files;
 mod fleet;
 mod http;
 mod ledger;
+mod limits;
+mod metrics;
 mod server;
 mod store;
 mod tasks;
 mod workers;
 
 pub use self::{
-    config::{ControllerConfig, ObjectsConfig},
+    config::{ControllerConfig, ObjectsConfig, RateLimits},
     controller::{Controller, ControllerError},
     data_dir::DataDirError,
     store::{DatabaseUrl, InvalidDatabaseUrl, StoreError},

@@ -7,7 +7,10 @@
 //!
 //! From step 2 on the work belongs to a task of its own: a caller that goes away stops nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use scaibunker_api::{
@@ -112,7 +115,9 @@ impl Bunkers {
         let id = BunkerId::generate();
         tracing::Span::current().record("bunker_id", tracing::field::display(id));
         let spec = create::resolve(request, &image);
+        let began = Instant::now();
         let worker_id = self.fleet.reserve(id, &spec, &image)?;
+        self.metrics.placement.observe(began.elapsed().as_secs_f64());
         let reservation = Reservation { fleet: Arc::clone(&self.fleet), bunker: id, kept: false };
         let owner = (actor.tenant_id, actor.user_id);
         let bunker = Bunker::placed(id, owner, worker_id, Vec::new(), spec, Timestamp::now());

@@ -18,6 +18,7 @@ use crate::{
     domain::{actor::Actor, bunker::Bunker, patch},
     failure::Failure,
     fleet::Fleet,
+    metrics::Metrics,
     store::{BunkerFilter, Store},
 };
 
@@ -25,6 +26,7 @@ use crate::{
 pub struct Bunkers {
     store: Store,
     fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
     /// Bunkers whose start is under way in this process.
     starting: Starting,
     /// Idempotency keys whose first request is not written down yet.
@@ -41,11 +43,12 @@ impl Bunkers {
     pub fn new(
         store: Store,
         fleet: Arc<Fleet>,
+        metrics: Arc<Metrics>,
         tasks: TaskTracker,
         drained: CancellationToken,
     ) -> Arc<Self> {
         let (starting, key_locks) = (Starting::default(), KeyLocks::default());
-        Arc::new(Self { store, fleet, starting, key_locks, tasks, drained })
+        Arc::new(Self { store, fleet, metrics, starting, key_locks, tasks, drained })
     }
 
     /// A bunker that the caller sees; any other does not exist.

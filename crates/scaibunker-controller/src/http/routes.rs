@@ -3,6 +3,7 @@
 
 use axum::http::Method;
 use scaibunker_api::{
+    audit::AuditEntry,
     bunker::{Bunker, CreateBunker, PatchBunker},
     error::ErrorCode as Code,
     exec::{Detached, ExecAnswer, ExecInput, ExecRecord, ExecRequest, ExecSignal},
@@ -14,7 +15,7 @@ use scaibunker_api::{
 };
 
 use super::{
-    bunkers, exec, files, health, images, openapi,
+    audit, bunkers, exec, files, health, health_detailed, images, metrics, openapi,
     page::ListQuery,
     route::{
         Access::{AfterBody, Needs, Platform, Proxy, Public, Reads, Worker as FromWorker},
@@ -40,6 +41,7 @@ pub(super) fn all() -> Vec<Route> {
         ("Images", images()),
         ("Workers", workers()),
         ("Storage", storage()),
+        ("Audit log", audit()),
         ("Operations", operations()),
         ("For workers", from_workers()),
     ];
@@ -461,6 +463,31 @@ pub(super) fn output() -> Route {
     .fails(&[Code::RangeNotSatisfiable])
 }
 
+fn audit() -> Vec<Route> {
+    vec![
+        Route::get(
+            "/v1/audit-log",
+            "list_audit_entries",
+            "Calls that changed something or were to, newest first",
+            Reads(Permission::AdminTenant),
+            audit::list,
+        )
+        .query::<audit::AuditQuery>()
+        .lists::<AuditEntry>(),
+        Route::get(
+            "/v1/audit-log/export",
+            "export_audit_log",
+            "All of them in one file",
+            Reads(Permission::AdminTenant),
+            audit::export,
+        )
+        .query::<audit::ExportQuery>()
+        .with_answer(200, Content::Bytes("application/x-ndjson"))
+        .with_answer(200, Content::Bytes("application/json"))
+        .with_answer(200, Content::Bytes("text/csv")),
+    ]
+}
+
 fn operations() -> Vec<Route> {
     vec![
         Route::get("/health", "get_health", "Whether the process runs", Public, health::alive)
@@ -474,6 +501,22 @@ fn operations() -> Vec<Route> {
         )
         .answers::<health::Ready>(200)
         .fails(&[Code::NotReady, Code::ShuttingDown]),
+        Route::get(
+            "/health/detailed",
+            "get_detailed_health",
+            "The process, what it depends on, and its background tasks",
+            Platform(Permission::Admin),
+            health_detailed::detailed,
+        )
+        .answers::<health_detailed::Detailed>(200),
+        Route::get(
+            "/metrics",
+            "get_metrics",
+            "What the process counts, for Prometheus",
+            Public,
+            metrics::metrics,
+        )
+        .with_answer(200, Content::Bytes("application/openmetrics-text")),
         Route::get("/openapi.json", "get_openapi", "This document", Public, openapi::serve)
             .with_answer(200, Content::Document),
         Route::get("/docs", "get_docs", "This document, to be read", Public, openapi::page)

@@ -6,21 +6,18 @@ use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::ids::RequestId;
 use tracing::Instrument as _;
 
-use crate::{app::App, failure::chain, store::StoreError};
+use crate::{app::App, store::StoreError};
 
 /// A request may be repeated for this long.
 const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
-pub(super) async fn run_once(app: &Arc<App>) {
+pub(super) async fn run_once(app: &Arc<App>) -> Result<(), StoreError> {
     let now = Timestamp::now();
-    if let Err(error) = end_bunkers(app, now).await {
-        tracing::error!(error = chain(&error), "cannot end the bunkers whose lifetime is over");
+    let ended = end_bunkers(app, now).await;
+    if let Ok(oldest) = now.checked_sub(KEY_LIFETIME) {
+        app.store.forget_keys_before(oldest).await?;
     }
-    if let Ok(oldest) = now.checked_sub(KEY_LIFETIME)
-        && let Err(error) = app.store.forget_keys_before(oldest).await
-    {
-        tracing::error!(error = chain(&error), "cannot forget old idempotency keys");
-    }
+    ended
 }
 
 async fn end_bunkers(app: &Arc<App>, now: Timestamp) -> Result<(), StoreError> {

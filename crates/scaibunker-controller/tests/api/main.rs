@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails shall say where")]
 
+mod audit;
 mod client;
+mod conventions;
 mod create;
 mod errors;
 mod events;
@@ -10,8 +12,11 @@ mod exec;
 mod exec_registry;
 mod files;
 mod life;
+mod limits;
 mod lists;
+mod operations;
 mod reconcile;
+mod schemathesis;
 mod server;
 mod shell;
 mod sim_worker;
