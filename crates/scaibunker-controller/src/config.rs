@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
 use scaibunker_api::worker::HEARTBEAT_INTERVAL_S;
 use scaibunker_storage::S3Config;
 
@@ -9,6 +10,8 @@ use crate::store::DatabaseUrl;
 
 /// Heartbeats that a worker may miss before it counts as offline.
 const DEFAULT_STALE_MULTIPLIER: u32 = 3;
+
+const DEFAULT_AUDIT_RETENTION_DAYS: u32 = 90;
 
 /// Settings of one controller.
 #[derive(Clone)]
@@ -30,6 +33,37 @@ pub struct ControllerConfig {
     /// Where clients find this server, such as `https://bunkers.example`, without a path: the base
     /// of signed URLs. `None`: `http://` and the `Host` that a request names.
     pub public_url: Option<String>,
+    /// How many requests a minute who may make.
+    pub rate_limits: RateLimits,
+    /// Load balancers in front of this server: what they say in `X-Forwarded-For` about a client's
+    /// address is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long the audit log goes back, in days.
+    pub audit_retention_days: u32,
+}
+
+/// Requests in any 60 seconds; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Of one API key.
+    pub key: Option<u32>,
+    /// Of one user, whatever keys it uses.
+    pub user: Option<u32>,
+    /// Of all users of a tenant together.
+    pub tenant: Option<u32>,
+    /// Requests from one address whose credential is not accepted.
+    pub strangers: Option<u32>,
+}
+
+impl RateLimits {
+    /// Known callers are not limited.
+    pub const OFF: Self = Self { key: None, user: None, tenant: None, strangers: Some(60) };
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self { key: Some(60), user: Some(120), tenant: Some(1000), strangers: Some(60) }
+    }
 }
 
 /// An object store.
@@ -55,6 +89,9 @@ impl ControllerConfig {
             objects: ObjectsConfig::default(),
             capability_secret: None,
             public_url: None,
+            rate_limits: RateLimits::default(),
+            trusted_proxies: Vec::new(),
+            audit_retention_days: DEFAULT_AUDIT_RETENTION_DAYS,
         }
     }
 }
@@ -68,6 +105,9 @@ impl fmt::Debug for ControllerConfig {
             .field("drain_limit", &self.drain_limit)
             .field("objects", &self.objects)
             .field("public_url", &self.public_url)
+            .field("rate_limits", &self.rate_limits)
+            .field("trusted_proxies", &self.trusted_proxies)
+            .field("audit_retention_days", &self.audit_retention_days)
             .finish_non_exhaustive()
     }
 }

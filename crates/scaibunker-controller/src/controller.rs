@@ -72,6 +72,9 @@ impl Controller {
             worker_token,
             stale_after: config.worker_stale_after,
             public_url: config.public_url,
+            rate_limits: config.rate_limits,
+            trusted_proxies: config.trusted_proxies,
+            audit_retention_days: config.audit_retention_days,
         })
         .await?;
         Ok(Self { app, storage, drain_limit: config.drain_limit, data_dir })

@@ -6,6 +6,7 @@
 //! `domain` does neither.
 
 mod app;
+mod audit;
 mod bunkers;
 mod config;
 mod controller;
@@ -17,6 +18,8 @@ mod files;
 mod fleet;
 mod http;
 mod ledger;
+mod limits;
+mod metrics;
 mod server;
 mod store;
 mod tasks;
@@ -26,7 +29,7 @@ mod test_servers;
 mod workers;
 
 pub use self::{
-    config::{ControllerConfig, ObjectsConfig},
+    config::{ControllerConfig, ObjectsConfig, RateLimits},
     controller::{Controller, ControllerError},
     data_dir::DataDirError,
     store::{DatabaseUrl, InvalidDatabaseUrl, StoreError},

@@ -120,7 +120,7 @@ impl Bunkers {
         let quota = self.reserve_quota(actor, id, &spec).await?;
         let placing = Instant::now();
         let worker_id = self.fleet.reserve(id, &spec, &image)?;
-        self.metrics.placement_duration_seconds.observe(placing.elapsed().as_secs_f64());
+        self.metrics.placement.observe(placing.elapsed().as_secs_f64());
         let reservation = Reservation { fleet: Arc::clone(&self.fleet), bunker: id, kept: false };
         let owner = (actor.tenant_id, actor.user_id);
         let bunker = Bunker::placed(id, owner, worker_id, quota.buckets.clone(), spec, Timestamp::now());

@@ -21,6 +21,7 @@ use crate::{
     domain::{actor::Actor, bunker::Bunker, patch},
     failure::Failure,
     fleet::Fleet,
+    metrics::Metrics,
     store::{BunkerFilter, Store},
 };
 

@@ -53,7 +53,7 @@ impl Access {
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// A reference to the type's schema among the components, or the schema itself if it is small.
-fn reference<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+pub(super) fn reference<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
@@ -97,6 +97,8 @@ pub(super) struct RouteInfo {
     pub operation: &'static str,
     /// One line.
     pub summary: &'static str,
+    /// Under which heading the documentation has it.
+    pub tag: &'static str,
     pub access: Access,
     /// Whether a call belongs into the audit log.
     pub is_audited: bool,
@@ -146,6 +148,7 @@ impl Route {
             path,
             operation,
             summary,
+            tag: "",
             access,
             is_websocket: false,
             takes_key: false,

@@ -3,6 +3,7 @@
 
 use axum::http::Method;
 use scaibunker_api::{
+    audit::AuditEntry,
     bunker::{Bunker, BunkerMetrics, CreateBunker, PatchBunker},
     error::ErrorCode as Code,
     exec::{Detached, ExecAnswer, ExecInput, ExecRecord, ExecRequest, ExecSignal},
@@ -14,7 +15,7 @@ use scaibunker_api::{
 };
 
 use super::{
-    bunkers, exec, files, health, images, lifecycle,
+    audit, bunkers, exec, files, health, health_detailed, images, lifecycle, metrics, openapi,
     page::ListQuery,
     route::{
         Access::{AfterBody, Authenticated, Needs, Platform, Proxy, Public, Reads, Worker as FromWorker},
@@ -33,15 +34,24 @@ pub(super) use api;
 
 /// Every route there is.
 pub(super) fn all() -> Vec<Route> {
-    let mut routes = bunkers();
-    routes.extend(execs());
-    routes.extend(files());
-    routes.extend(images());
-    routes.extend(workers());
-    routes.extend(from_workers());
-    routes.extend(storage());
-    routes.extend(operations());
-    routes
+    let groups = [
+        ("Bunkers", bunkers()),
+        ("Commands", execs()),
+        ("Files", files()),
+        ("Images", images()),
+        ("Workers", workers()),
+        ("Storage", storage()),
+        ("Audit log", audit()),
+        ("Operations", operations()),
+        ("For workers", from_workers()),
+    ];
+    let tagged = |(tag, routes): (_, Vec<Route>)| {
+        routes.into_iter().map(move |mut route| {
+            route.info.tag = tag;
+            route
+        })
+    };
+    groups.into_iter().flat_map(tagged).collect()
 }
 
 fn bunkers() -> Vec<Route> {
@@ -290,7 +300,8 @@ fn files() -> Vec<Route> {
         .query::<files::ReadQuery>()
         .with_answer(200, Content::Bytes("application/octet-stream"))
         .with_answer(200, Content::Bytes("application/x-tar"))
-        .with_answer(200, Content::Bytes("application/json"))
+        .answers::<FileEntry>(200)
+        .lists::<FileEntry>()
         .with_answer(206, Content::Bytes("application/octet-stream"))
         .with_answer(304, Content::Nothing)
         .fails(&[Code::RangeNotSatisfiable]),
@@ -492,6 +503,31 @@ pub(super) fn output() -> Route {
     .fails(&[Code::RangeNotSatisfiable])
 }
 
+fn audit() -> Vec<Route> {
+    vec![
+        Route::get(
+            "/v1/audit-log",
+            "list_audit_entries",
+            "Calls that changed something or were to, newest first",
+            Reads(Permission::AdminTenant),
+            audit::list,
+        )
+        .query::<audit::AuditQuery>()
+        .lists::<AuditEntry>(),
+        Route::get(
+            "/v1/audit-log/export",
+            "export_audit_log",
+            "All of them in one file",
+            Reads(Permission::AdminTenant),
+            audit::export,
+        )
+        .query::<audit::ExportQuery>()
+        .with_answer(200, Content::Bytes("application/x-ndjson"))
+        .with_answer(200, Content::Bytes("application/json"))
+        .with_answer(200, Content::Bytes("text/csv")),
+    ]
+}
+
 fn operations() -> Vec<Route> {
     vec![
         Route::get("/health", "get_health", "Whether the process runs", Public, health::alive)
@@ -505,5 +541,35 @@ fn operations() -> Vec<Route> {
         )
         .answers::<health::Ready>(200)
         .fails(&[Code::NotReady, Code::ShuttingDown]),
+        Route::get(
+            "/health/detailed",
+            "get_detailed_health",
+            "The process, what it depends on, and its background tasks",
+            Platform(Permission::Admin),
+            health_detailed::detailed,
+        )
+        .answers::<health_detailed::Detailed>(200),
+        Route::get(
+            "/metrics",
+            "get_metrics",
+            "What the process counts, for Prometheus",
+            Public,
+            metrics::metrics,
+        )
+        .with_answer(200, Content::Bytes("application/openmetrics-text")),
+        Route::get("/openapi.json", "get_openapi", "This document", Public, openapi::serve)
+            .with_answer(200, Content::Document),
+        Route::get("/docs", "get_docs", "This document, to be read", Public, openapi::page)
+            .with_answer(200, Content::Bytes("text/html")),
+        Route::get("/docs/docs.js", "get_docs_script", "What shows it", Public, openapi::script)
+            .with_answer(200, Content::Bytes("text/javascript")),
+        Route::get(
+            "/docs/docs.css",
+            "get_docs_style",
+            "What it looks like",
+            Public,
+            openapi::style,
+        )
+        .with_answer(200, Content::Bytes("text/css")),
     ]
 }

@@ -4,9 +4,11 @@
 //! that one text serves both; what differs is in `database`. A row that changes by rule carries a
 //! generation; a write that finds another one than its reader saw does nothing and says so.
 
+mod audit;
 mod bunker_list;
 mod bunker_row;
 mod bunkers;
+mod counts;
 mod database;
 mod idempotency;
 mod identity;
@@ -17,6 +19,7 @@ use jiff::Timestamp;
 use sqlx::{AnyPool, migrate::MigrateError};
 
 pub use self::{
+    audit::AuditFilter,
     bunker_list::{BunkerFilter, LabelFilter},
     bunkers::Inserted,
     database::{DatabaseUrl, InvalidDatabaseUrl},

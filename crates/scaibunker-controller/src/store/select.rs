@@ -3,6 +3,7 @@
 use sqlx::{AnyPool, AssertSqlSafe, FromRow, any::AnyRow};
 
 use super::StoreError;
+use crate::domain::actor::Scope;
 
 /// A `SELECT` that grows. Values are always parameters, numbered as both databases take them;
 /// sqlx's own builder writes `?` for a database that is known at run time only.
@@ -72,6 +73,24 @@ impl Select {
             self.push("NULL");
         }
         self.push(")")
+    }
+
+    /// Adds the condition that a row's tenant is in `scope`, and its user, where only its own rows
+    /// are; `user` is the beginning of that condition.
+    pub(super) fn in_scope(&mut self, scope: Scope, user: &'static str) -> &mut Self {
+        match scope {
+            Scope::Everything => self,
+            Scope::Partner(partner) => self
+                .push(" AND tenant_id IN (SELECT id FROM tenants WHERE partner_id = ")
+                .bind(partner.to_string())
+                .push(")"),
+            Scope::Tenant(tenant) => self.push(" AND tenant_id = ").bind(tenant.to_string()),
+            Scope::Own(tenant, id) => self
+                .push(" AND tenant_id = ")
+                .bind(tenant.to_string())
+                .push(user)
+                .bind(id.to_string()),
+        }
     }
 
     /// Adds the end of a page: at most `limit` rows.

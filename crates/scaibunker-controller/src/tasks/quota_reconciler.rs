@@ -11,7 +11,6 @@ use crate::{
         bunker::Bunker,
         quota_drift::{Difference, differences},
     },
-    failure::chain,
     ledger::{LedgerError, SharedLedger},
     store::{Store, StoreError},
 };
@@ -36,29 +35,38 @@ pub async fn fill_ledger(store: &Store, ledger: &SharedLedger) -> Result<(), Quo
 }
 
 /// The reconciler, and what differed when it last looked.
-pub struct QuotaReconciler {
-    store: Store,
-    ledger: SharedLedger,
+pub(super) struct QuotaReconciler {
+    app: Arc<App>,
     seen: HashSet<Difference>,
 }
 
 impl QuotaReconciler {
     /// A reconciler that has not looked yet.
-    #[must_use]
-    pub fn new(store: Store, ledger: SharedLedger) -> Self {
-        Self { store, ledger, seen: HashSet::new() }
+    pub(super) fn new(app: Arc<App>) -> Self {
+        Self { app, seen: HashSet::new() }
     }
 
-    /// Looks once and repairs what differed the last time too; gives what no crash explains.
-    pub async fn reconcile(&mut self) -> Result<usize, QuotaError> {
-        let snapshot = match self.ledger.snapshot().await {
+    /// Looks once, and repairs what differed the last time too.
+    pub(super) async fn run_once(&mut self) -> Result<(), QuotaError> {
+        let drift = self.reconcile().await.inspect_err(|error| {
+            if matches!(error, QuotaError::Ledger(_)) {
+                self.app.metrics.ledger_failures.inc();
+            }
+        })?;
+        self.app.metrics.quota_drift.inc_by(drift as u64);
+        Ok(())
+    }
+
+    /// Gives the number of repaired differences that no crash explains.
+    async fn reconcile(&mut self) -> Result<usize, QuotaError> {
+        let snapshot = match self.app.ledger.snapshot().await {
             Err(LedgerError::Lost) => {
-                fill_ledger(&self.store, &self.ledger).await?;
+                fill_ledger(&self.app.store, &self.app.ledger).await?;
                 return Ok(0);
             }
             snapshot => snapshot?,
         };
-        let live = self.store.live_bunkers(None).await?;
+        let live = self.app.store.live_bunkers(None).await?;
         let mut found = differences(&snapshot.charges, &snapshot.counters, &live);
         let real: Vec<_> = found.extract_if(|difference| self.seen.contains(difference)).collect();
         self.seen = found;
@@ -74,38 +82,24 @@ impl QuotaReconciler {
     async fn repair(&self, difference: &Difference) -> Result<bool, QuotaError> {
         match difference {
             Difference::LeftOver(id) => {
-                let row = self.store.bunker(*id).await?;
+                let row = self.app.store.bunker(*id).await?;
                 if row.is_some_and(|row| !row.status().is_terminal()) {
                     return Ok(false);
                 }
-                Ok(self.ledger.release(*id).await?)
+                Ok(self.app.ledger.release(*id).await?)
             }
             Difference::Mischarged { id, generation, .. } => {
-                let row = self.store.bunker(*id).await?;
+                let row = self.app.store.bunker(*id).await?;
                 let Some(row) = row.filter(|row| row.generation == *generation) else {
                     return Ok(false);
                 };
-                self.ledger.correct(*id, Bunker::charge(&row).as_ref()).await?;
+                self.app.ledger.correct(*id, Bunker::charge(&row).as_ref()).await?;
                 Ok(true)
             }
             Difference::Miscounted(_) => {
-                self.ledger.recount().await?;
+                self.app.ledger.recount().await?;
                 Ok(true)
             }
         }
     }
-}
-
-/// One round; one that fails is logged, and the next begins anew.
-pub(super) async fn run_once(mut reconciler: QuotaReconciler, app: &Arc<App>) -> QuotaReconciler {
-    match reconciler.reconcile().await {
-        Ok(drift) => {
-            app.metrics.quota_drift.inc_by(drift as u64);
-        }
-        Err(error) => {
-            app.metrics.ledger_failures.inc();
-            tracing::error!(error = chain(&error), "cannot compare quotas with the database");
-        }
-    }
-    reconciler
 }

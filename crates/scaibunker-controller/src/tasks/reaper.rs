@@ -12,19 +12,14 @@ use crate::{app::App, domain::bunker::Bunker, failure::chain, store::StoreError}
 /// A request may be repeated for this long.
 const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
-pub(super) async fn run_once(app: &Arc<App>) {
+pub(super) async fn run_once(app: &Arc<App>) -> Result<(), StoreError> {
     let now = Timestamp::now();
-    if let Err(error) = end_expired(app, now).await {
-        tracing::error!(error = chain(&error), "cannot end the bunkers whose lifetime is over");
+    let expired = end_expired(app, now).await;
+    let idle = end_idle(app, now).await;
+    if let Ok(oldest) = now.checked_sub(KEY_LIFETIME) {
+        app.store.forget_keys_before(oldest).await?;
     }
-    if let Err(error) = end_idle(app, now).await {
-        tracing::error!(error = chain(&error), "cannot end the bunkers that idle");
-    }
-    if let Ok(oldest) = now.checked_sub(KEY_LIFETIME)
-        && let Err(error) = app.store.forget_keys_before(oldest).await
-    {
-        tracing::error!(error = chain(&error), "cannot forget old idempotency keys");
-    }
+    expired.and(idle)
 }
 
 async fn end_expired(app: &Arc<App>, now: Timestamp) -> Result<(), StoreError> {

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails shall say where")]
 
+mod audit;
 mod client;
 mod contention;
+mod conventions;
 mod create;
 mod errors;
 mod events;
@@ -11,9 +13,12 @@ mod exec;
 mod exec_registry;
 mod files;
 mod life;
+mod limits;
 mod lists;
 mod pause;
+mod operations;
 mod reconcile;
+mod schemathesis;
 mod server;
 mod shell;
 mod sim_worker;

@@ -3,13 +3,15 @@
 use std::{
     os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
 };
 
 /// Ends when this is dropped, and by the kernel's hand when the test process dies first.
 pub struct ServerProcess(Child);
 
 impl ServerProcess {
-    pub fn spawn(command: &mut Command) -> Self {
+    pub fn spawn(mut command: Command) -> Self {
         let parent = std::process::id();
         // SAFETY: prctl and getppid are async-signal-safe and touch no memory.
         unsafe {
@@ -21,7 +23,16 @@ impl ServerProcess {
             });
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+        // To the kernel the parent is the thread: it must outlive the test that wants the server.
+        let (started, is_started) = mpsc::channel();
+        thread::spawn(move || {
+            let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+            let _ = started.send(child);
+            loop {
+                thread::park();
+            }
+        });
+        Self(is_started.recv().unwrap())
     }
 
     pub fn kill(&mut self) {

@@ -55,5 +55,6 @@ fn launch(dir: &tempfile::TempDir) -> ServerProcess {
     let _ = std::fs::remove_file(&socket);
     let mut command = Command::new("redis-server");
     command.current_dir(dir.path()).args(["--port", "0", "--save", "", "--appendonly", "no"]);
-    ServerProcess::spawn(command.arg("--unixsocket").arg(socket))
+    command.arg("--unixsocket").arg(socket);
+    ServerProcess::spawn(command)
 }
