@@ -66,7 +66,8 @@ pub(super) async fn create(
     Ok(Answer(StatusCode::CREATED, answer))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ErrorBody> {
+/// The key under which a create may be repeated.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ErrorBody> {
     let Some(value) = headers.get(IDEMPOTENCY_HEADER) else { return Ok(None) };
     match value.to_str() {
         Ok(key) if (1..=MAX_KEY_BYTES).contains(&key.len()) => Ok(Some(key.to_owned())),
