@@ -9,14 +9,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     audit::Audit,
-    bunkers::Bunkers,
+    bunkers::{self, Bunkers},
     config::RateLimits,
+    credentials::Credentials,
     exec::Execs,
     files::{Files, Transfers},
     fleet::Fleet,
+    iam::Iam,
     ledger::SharedLedger,
     limits::Limits,
     metrics::Metrics,
+    quotas::Quotas,
     store::{Store, StoreError},
     tasks::{Reconciler, TaskBoard},
 };
@@ -31,13 +34,15 @@ pub struct App {
     pub transfers: Transfers,
     pub objects: Objects,
     pub reconciler: Reconciler,
+    pub iam: Iam,
+    pub quotas: Quotas,
+    pub credentials: Arc<Credentials>,
     /// Who called what, with what result.
     pub audit: Audit,
     /// How often who may call.
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
-    /// What controllers count together; `None`: this one is alone.
-    pub ledger: Option<SharedLedger>,
+    pub ledger: SharedLedger,
     pub worker_token: WorkerToken,
     /// Whose word about a client's address is believed.
     pub trusted_proxies: Vec<IpNet>,
@@ -60,6 +65,8 @@ pub struct App {
 /// What the parts are built on.
 pub struct Foundations {
     pub store: Store,
+    pub ledger: SharedLedger,
+    pub credentials: Arc<Credentials>,
     pub objects: Objects,
     pub worker_token: WorkerToken,
     pub stale_after: Duration,
@@ -72,28 +79,33 @@ pub struct Foundations {
 impl App {
     /// Wires the parts around an open database and object store.
     pub async fn wire(foundations: Foundations) -> Result<Arc<Self>, StoreError> {
-        let Foundations { store, objects, worker_token, stale_after, public_url, .. } = foundations;
+        let Foundations { store, ledger, credentials, objects, worker_token, stale_after, .. } =
+            foundations;
         let live = store.live_bunkers(None).await?;
         let (workers, images) = (store.workers().await?, store.images().await?);
         let fleet = Arc::new(Fleet::restore(workers, images, &live, stale_after));
         let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
         let (drained, stopped) = (CancellationToken::new(), CancellationToken::new());
-        let (metrics, ledger) = (Arc::new(Metrics::new()), None);
+        let metrics = Arc::new(Metrics::new());
         let limits = Limits::new(foundations.rate_limits, ledger.clone(), Arc::clone(&metrics));
         let audit = Audit::start(store.clone(), Arc::clone(&metrics), &tasks, stopped.clone());
-        let bunkers = Bunkers::new(
-            store.clone(),
-            Arc::clone(&fleet),
-            Arc::clone(&metrics),
-            tasks.clone(),
-            drained.clone(),
-        );
+        let parts = bunkers::Parts {
+            store: store.clone(),
+            fleet: Arc::clone(&fleet),
+            ledger: ledger.clone(),
+            credentials: Arc::clone(&credentials),
+            metrics: Arc::clone(&metrics),
+        };
+        let bunkers = Bunkers::new(parts, tasks.clone(), drained.clone());
         let execs =
             Execs::new(Arc::clone(&bunkers), Arc::clone(&metrics), tasks.clone(), drained.clone());
         let files = Files::new(Arc::clone(&bunkers), draining.clone());
         let transfers = Transfers::new(Arc::clone(&bunkers), objects.clone());
         let reconciler = Reconciler::new(store.clone(), Arc::clone(&fleet), Arc::clone(&bunkers));
         Ok(Arc::new(Self {
+            iam: Iam::new(store.clone(), Arc::clone(&credentials)),
+            quotas: Quotas::new(store.clone(), ledger.clone(), Arc::clone(&credentials)),
+            credentials,
             store,
             fleet,
             bunkers,
@@ -111,7 +123,7 @@ impl App {
             audit_retention_days: foundations.audit_retention_days,
             started_at: Timestamp::now(),
             task_board: TaskBoard::default(),
-            public_url,
+            public_url: foundations.public_url,
             tasks,
             draining,
             drained,

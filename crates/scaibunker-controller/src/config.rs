@@ -3,10 +3,10 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
-use scaibunker_api::worker::HEARTBEAT_INTERVAL_S;
+use scaibunker_api::{quota::Caps, worker::HEARTBEAT_INTERVAL_S};
 use scaibunker_storage::S3Config;
 
-use crate::store::DatabaseUrl;
+use crate::{credentials::OidcConfig, ledger::RedisUrl, store::DatabaseUrl};
 
 /// Heartbeats that a worker may miss before it counts as offline.
 const DEFAULT_STALE_MULTIPLIER: u32 = 3;
@@ -20,6 +20,12 @@ pub struct ControllerConfig {
     pub data_dir: PathBuf,
     /// Where the database is. `None`: a SQLite file in the data directory.
     pub database: Option<DatabaseUrl>,
+    /// Where controllers count together. `None`: this one is alone and counts in its memory.
+    pub redis: Option<RedisUrl>,
+    /// Whose tokens are accepted beside API keys.
+    pub oidc: Option<OidcConfig>,
+    /// The ceiling over every quota profile.
+    pub platform_max: Caps,
     /// The secret that workers present; never empty.
     pub worker_token: String,
     /// Silence after which a worker is offline and its bunkers fail.
@@ -82,6 +88,9 @@ impl ControllerConfig {
         Self {
             data_dir,
             database: None,
+            redis: None,
+            oidc: None,
+            platform_max: Caps::default(),
             worker_token,
             worker_stale_after: Duration::from_secs(HEARTBEAT_INTERVAL_S)
                 * DEFAULT_STALE_MULTIPLIER,
@@ -101,6 +110,7 @@ impl fmt::Debug for ControllerConfig {
         f.debug_struct("ControllerConfig")
             .field("data_dir", &self.data_dir)
             .field("database", &self.database)
+            .field("redis", &self.redis)
             .field("worker_stale_after", &self.worker_stale_after)
             .field("drain_limit", &self.drain_limit)
             .field("objects", &self.objects)

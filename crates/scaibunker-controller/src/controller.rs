@@ -9,12 +9,19 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{App, Foundations},
     config::{ControllerConfig, ObjectsConfig},
+    credentials::{Credentials, OidcError},
     data_dir::{DataDir, DataDirError},
+    failure::chain,
     http,
     server::{self, Endings},
+    ledger::{LedgerError, MemoryLedger, RedisLedger, SharedLedger},
+    quotas::fill_ledger,
     store::{Store, StoreError},
     tasks,
 };
+
+/// What the ledger's keys in Redis begin with.
+const LEDGER_PREFIX: &str = "scaibunker";
 
 /// What requests get to say good-bye once their time is over.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
@@ -28,6 +35,10 @@ pub enum ControllerError {
     DataDir(#[from] DataDirError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Oidc(#[from] OidcError),
     #[error(transparent)]
     Objects(#[from] scaibunker_storage::OpenError),
     /// A bug: what the task did is not done any more.
@@ -54,6 +65,15 @@ impl Controller {
         let database = config.database.unwrap_or_else(|| data_dir.database());
         let store = Store::open(&database).await?;
         data_dir.ensure_admin_key(&store).await?;
+        let ledger: SharedLedger = match &config.redis {
+            Some(url) => Arc::new(RedisLedger::new(url, LEDGER_PREFIX)?),
+            None => Arc::new(MemoryLedger::default()),
+        };
+        if let Err(error) = fill_ledger(&store, &ledger).await {
+            // Redis may come later than this process; then the first who needs it fills it.
+            tracing::warn!(error = chain(&error), "the quota ledger is not filled yet");
+        }
+        let credentials = Credentials::new(store.clone(), config.platform_max, config.oidc)?;
         let worker_token = WorkerToken::new(&config.worker_token);
         let objects = match config.objects {
             ObjectsConfig::S3(s3) => Objects::s3(s3)?,
@@ -68,6 +88,8 @@ impl Controller {
         let storage = scaibunker_storage::router(objects.clone(), worker_token.clone());
         let app = App::wire(Foundations {
             store,
+            ledger,
+            credentials,
             objects,
             worker_token,
             stale_after: config.worker_stale_after,

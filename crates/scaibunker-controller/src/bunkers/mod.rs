@@ -18,9 +18,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{changes::StatusStream, create::CreateAnswer};
 use self::{changes::Changes, key_locks::KeyLocks, starting::Starting};
 use crate::{
+    credentials::Credentials,
     domain::{actor::Actor, bunker::Bunker, patch},
     failure::Failure,
     fleet::Fleet,
+    ledger::SharedLedger,
     metrics::Metrics,
     store::{BunkerFilter, Store},
 };

@@ -4,11 +4,7 @@
 //! back after the row says that the bunker has ended. What a crash leaves in between is found by
 //! the quota reconciler, which knows it by the bunker's id.
 
-use scaibunker_api::{
-    bunker::BunkerStatus,
-    error::{ErrorBody, ErrorCode},
-    ids::BunkerId,
-};
+use scaibunker_api::{bunker::BunkerStatus, ids::BunkerId};
 use tokio_util::task::TaskTracker;
 
 use super::Bunkers;
@@ -20,7 +16,7 @@ use crate::{
     },
     failure::{Failure, chain},
     ledger::{LedgerError, Reserved, SharedLedger},
-    tasks::fill_ledger,
+    quotas::on_filled,
 };
 
 /// Quota that goes back unless it is kept.
@@ -61,14 +57,8 @@ impl Bunkers {
         }
         let buckets = quota::buckets(profiles);
         let charge = Charge { buckets: buckets.clone(), amounts, paused: false };
-        let reserved = match self.ledger.reserve(bunker, &charge, profiles).await {
-            Err(LedgerError::Lost) => {
-                self.fill_ledger().await?;
-                self.ledger.reserve(bunker, &charge, profiles).await
-            }
-            reserved => reserved,
-        };
-        granted(reserved)?;
+        let reserve = || self.ledger.reserve(bunker, &charge, profiles);
+        granted(on_filled(&self.store, &self.ledger, reserve).await?)?;
         let (ledger, tasks) = (self.ledger.clone(), self.tasks.clone());
         Ok(QuotaReservation { ledger, tasks, bunker, buckets, kept: false })
     }
@@ -80,21 +70,8 @@ impl Bunkers {
             true => actor.quota_profiles.clone(),
             false => self.credentials.quota_profiles(bunker.owner_id).await?,
         };
-        let reserved = match self.ledger.resume(bunker.id, &profiles).await {
-            Err(LedgerError::Lost) => {
-                self.fill_ledger().await?;
-                self.ledger.resume(bunker.id, &profiles).await
-            }
-            reserved => reserved,
-        };
-        granted(reserved)
-    }
-
-    async fn fill_ledger(&self) -> Result<(), Failure> {
-        fill_ledger(&self.store, &self.ledger).await.map_err(|error| {
-            tracing::error!(error = chain(&error), "cannot rebuild the ledger from the database");
-            unavailable()
-        })
+        let resume = || self.ledger.resume(bunker.id, &profiles);
+        granted(on_filled(&self.store, &self.ledger, resume).await?)
     }
 
     /// Makes the ledger follow a change that is written down.
@@ -121,24 +98,10 @@ impl Bunkers {
     }
 }
 
-fn granted(reserved: Result<Reserved, LedgerError>) -> Result<(), Failure> {
-    match reserved {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(exceeded)) => Err(refused(exceeded)),
-        Err(error) => {
-            tracing::error!(error = chain(&error), "the ledger failed a reservation");
-            Err(unavailable())
-        }
-    }
+fn granted(reserved: Reserved) -> Result<(), Failure> {
+    reserved.map_err(refused)
 }
 
 fn refused(exceeded: Exceeded) -> Failure {
     Failure::Refused(exceeded.into())
-}
-
-/// Without its ledger a controller cannot know what is used, so it gives nothing out.
-fn unavailable() -> Failure {
-    let message = "quotas cannot be checked at the moment; try again shortly";
-    let error = ErrorBody::new(ErrorCode::NotReady, message);
-    Failure::Refused(ErrorBody { retry_after: Some(2), ..error })
 }

@@ -10,10 +10,10 @@ use scaibunker_api::{
 
 use super::{
     answer::Answer,
-    bunkers::{NoQuery, note},
+    bunkers::note,
     fault::Fault,
     path::PathId,
-    query::Query,
+    query::{NoQuery, Query},
     sse::{self, EventSource, Events},
 };
 use crate::{app::App, bunkers::StatusStream, domain::actor::Actor};

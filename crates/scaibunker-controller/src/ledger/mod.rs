@@ -68,6 +68,9 @@ impl RateState {
 /// Counters that controllers share. Each call is one atomic step.
 #[async_trait]
 pub trait Ledger: Send + Sync {
+    /// Such as `redis`.
+    fn kind(&self) -> &'static str;
+
     /// Charges a bunker to all its buckets, or to none: when a profile's cap would be exceeded.
     /// A bunker that is charged already stays as it is.
     async fn reserve(

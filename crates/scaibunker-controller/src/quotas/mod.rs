@@ -1,12 +1,14 @@
 //! Quota profiles, whom they are assigned to, and what is left of them.
 
 mod assignments;
+mod filling;
 mod profiles;
 
 use std::sync::Arc;
 
 use scaibunker_api::quota::{ProfileUsage, Resource};
 
+pub use self::filling::{QuotaError, fill_ledger, on_filled};
 use crate::{
     credentials::Credentials,
     domain::{actor::Actor, quota::buckets},
@@ -32,7 +34,8 @@ impl Quotas {
     /// What is used and left of each profile that applies to the caller.
     pub async fn usage(&self, actor: &Actor) -> Result<Vec<ProfileUsage>, Failure> {
         let buckets = buckets(&actor.quota_profiles);
-        let counted = self.ledger.usage(&buckets).await?;
+        let read = || self.ledger.usage(&buckets);
+        let counted = on_filled(&self.store, &self.ledger, read).await?;
         let rows = actor.quota_profiles.iter().map(|profile| {
             let place = buckets.iter().position(|bucket| *bucket == profile.bucket);
             let current = place.and_then(|at| counted.get(at)).copied().unwrap_or_default();

@@ -1,9 +1,6 @@
 //! Keeps the ledger and the database in agreement.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     app::App,
@@ -11,28 +8,9 @@ use crate::{
         bunker::Bunker,
         quota_drift::{Difference, differences},
     },
-    ledger::{LedgerError, SharedLedger},
-    store::{Store, StoreError},
+    ledger::LedgerError,
+    quotas::{QuotaError, fill_ledger},
 };
-
-/// The ledger and the database could not be brought together.
-#[derive(Debug, thiserror::Error)]
-pub enum QuotaError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-}
-
-/// Fills a ledger that has lost its contents, or never had any.
-pub async fn fill_ledger(store: &Store, ledger: &SharedLedger) -> Result<(), QuotaError> {
-    let live = store.live_bunkers(None).await?;
-    let charges: HashMap<_, _> =
-        live.iter().filter_map(|bunker| Some((bunker.id, bunker.charge()?))).collect();
-    ledger.rebuild(&charges).await?;
-    tracing::info!(bunkers = charges.len(), "the quota ledger is filled from the database");
-    Ok(())
-}
 
 /// The reconciler, and what differed when it last looked.
 pub(super) struct QuotaReconciler {

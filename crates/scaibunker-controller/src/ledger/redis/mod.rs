@@ -140,6 +140,10 @@ fn add_caps(call: &mut ScriptInvocation<'_>, profiles: &[AppliedProfile]) {
 
 #[async_trait]
 impl Ledger for RedisLedger {
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
     async fn reserve(
         &self,
         bunker: BunkerId,
