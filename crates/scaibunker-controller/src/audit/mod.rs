@@ -29,6 +29,7 @@ const BATCH: usize = 256;
 /// The service; one for the process.
 pub struct Audit {
     store: Store,
+    metrics: Arc<Metrics>,
     queue: mpsc::Sender<Waiting>,
 }
 
@@ -48,8 +49,8 @@ impl Audit {
         stopped: CancellationToken,
     ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tasks.spawn(write_all(store.clone(), waiting, metrics, stopped));
-        Self { store, queue }
+        tasks.spawn(write_all(store.clone(), waiting, Arc::clone(&metrics), stopped));
+        Self { store, metrics, queue }
     }
 
     /// Writes a call down. Should that fail, the log and a metric tell: what was done is done, and
@@ -58,6 +59,15 @@ impl Audit {
         let (settled, is_settled) = oneshot::channel();
         if self.queue.send(Waiting { entry, _settled: settled }).await.is_ok() {
             let _ = is_settled.await;
+        }
+    }
+
+    /// Writes down a call whose request was cut off: nobody waits for it.
+    pub fn record_later(&self, entry: AuditEntry) {
+        let (settled, _) = oneshot::channel();
+        if self.queue.try_send(Waiting { entry, _settled: settled }).is_err() {
+            self.metrics.audit_failures.inc();
+            tracing::error!("the audit log lacks a call that was cut off: too many entries wait");
         }
     }
 
@@ -104,5 +114,83 @@ async fn write_all(
             tracing::error!(entries = taken, error = chain(&error), "the audit log lacks entries");
         }
         batch.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+    use scaibunker_api::ids::{EventId, RequestId};
+
+    use super::*;
+    use crate::{domain::actor::Scope, store::DatabaseUrl};
+
+    fn entry(action: &str) -> AuditEntry {
+        AuditEntry {
+            id: EventId::generate(),
+            at: Timestamp::now(),
+            request_id: RequestId::generate(),
+            actor_id: None,
+            api_key_id: None,
+            tenant_id: None,
+            action: action.to_owned(),
+            resource_id: None,
+            ip: "::1".parse().unwrap(),
+            status: 200,
+            error: None,
+        }
+    }
+
+    async fn service(
+        dir: &std::path::Path,
+    ) -> (Audit, Arc<Metrics>, CancellationToken, TaskTracker) {
+        let store = Store::open(&DatabaseUrl::Sqlite(dir.join("db"))).await.unwrap();
+        let (metrics, stopped) = (Arc::new(Metrics::new()), CancellationToken::new());
+        let tasks = TaskTracker::new();
+        let audit = Audit::start(store, Arc::clone(&metrics), &tasks, stopped.clone());
+        tasks.close();
+        (audit, metrics, stopped, tasks)
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_is_written_before_the_writer_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (audit, metrics, stopped, tasks) = service(dir.path()).await;
+        let first = entry("first");
+        audit.record(first.clone()).await;
+        for _ in 0..300 {
+            audit.record_later(entry("later"));
+        }
+        stopped.cancel();
+        tasks.wait().await;
+        let all = AuditFilter::default();
+        let found = audit.store.list_audit(Scope::Everything, &all, 1000).await.unwrap();
+        assert_eq!(found.len(), 301);
+        let micros = |entry: &AuditEntry| AuditEntry {
+            at: Timestamp::from_microsecond(entry.at.as_microsecond()).unwrap(),
+            ..entry.clone()
+        };
+        assert_eq!(found.last(), Some(&micros(&first)));
+        assert_eq!(metrics.audit_failures.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_is_counted_and_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (audit, metrics, ..) = service(dir.path()).await;
+        audit.store.close().await;
+        audit.record(entry("lost")).await;
+        assert_eq!(metrics.audit_failures.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_older_than_is_kept_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (audit, ..) = service(dir.path()).await;
+        audit.record(entry("old")).await;
+        let (past, future) = (SignedDuration::from_secs(-60), SignedDuration::from_secs(60));
+        let at = |shift| Timestamp::now().checked_add(shift).unwrap();
+        assert_eq!(audit.store.forget_audit_before(at(past)).await.unwrap(), 0);
+        assert_eq!(audit.store.forget_audit_before(at(future)).await.unwrap(), 1);
     }
 }

@@ -20,11 +20,14 @@ use super::{
     request_context::current_request_id,
     route::{Access, RouteInfo},
 };
-use crate::{app::App, domain::actor::Actor, limits::Allowance};
+use crate::{app::App, audit::Audit, domain::actor::Actor, limits::Allowance};
 
 const LIMIT: HeaderName = HeaderName::from_static("x-scaigrid-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-scaigrid-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-scaigrid-ratelimit-reset");
+
+/// Status in the audit log of a call whose client went away before it was answered.
+const CUT_OFF: u16 = 499;
 
 /// A route's guard.
 #[derive(Clone)]
@@ -48,24 +51,70 @@ pub(super) async fn pass(State(guard): State<Guard>, mut request: Request, next:
     let Guard { app, route } = &guard;
     let ip = client_ip(request.extensions(), request.headers(), &app.trusted_proxies);
     let mut caller = Caller { ip, actor: None, allowance: None, is_flood: false };
-    let named = route.id_in(request.uri().path()).filter(|_| route.is_audited).map(str::to_owned);
-    let mut response = match guard.admit(request.headers(), &mut caller).await {
-        Ok(()) => {
-            if let Some(actor) = &caller.actor {
-                request.extensions_mut().insert(actor.clone());
-            }
-            next.run(request).await
-        }
+    let admitted = guard.admit(request.headers(), &mut caller).await;
+    let is_noted = route.is_audited && !caller.is_flood;
+    let noted = is_noted.then(|| Noted::new(&app.audit, route, &caller, request.uri().path()));
+    if let Some(actor) = caller.actor {
+        request.extensions_mut().insert(actor);
+    }
+    let mut response = match admitted {
+        Ok(()) => next.run(request).await,
         Err(fault) => fault.into_response(),
     };
-    if route.is_audited && !caller.is_flood {
-        app.audit.record(entry(route, &caller, named, &response)).await;
+    if let Some(noted) = noted {
+        noted.settle(&response).await;
     }
     if let Some(allowance) = caller.allowance {
         show(allowance, &mut response);
     }
     app.metrics.count_answer(route.operation, response.status().as_u16(), began.elapsed());
     response
+}
+
+/// An entry of the audit log, written even if the client goes away before it is answered: what it
+/// began may have been done.
+struct Noted<'a> {
+    audit: &'a Audit,
+    entry: Option<AuditEntry>,
+}
+
+impl<'a> Noted<'a> {
+    fn new(audit: &'a Audit, route: &RouteInfo, caller: &Caller, path: &str) -> Self {
+        let actor = caller.actor.as_ref();
+        let entry = AuditEntry {
+            id: EventId::generate(),
+            at: Timestamp::now(),
+            request_id: current_request_id(),
+            actor_id: actor.map(|actor| actor.user_id),
+            api_key_id: actor.and_then(|actor| actor.api_key_id),
+            tenant_id: actor.map(|actor| actor.tenant_id),
+            action: route.operation.to_owned(),
+            resource_id: route.id_in(path).map(str::to_owned),
+            ip: caller.ip,
+            status: CUT_OFF,
+            error: None,
+        };
+        Self { audit, entry: Some(entry) }
+    }
+
+    async fn settle(mut self, response: &Response) {
+        let Some(mut entry) = self.entry.take() else { return };
+        let extensions = response.extensions();
+        entry.status = response.status().as_u16();
+        entry.error = extensions.get::<ErrorCode>().copied();
+        if entry.resource_id.is_none() {
+            entry.resource_id = extensions.get::<MadeId>().map(|MadeId(id)| id.clone());
+        }
+        self.audit.record(entry).await;
+    }
+}
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.audit.record_later(entry);
+        }
+    }
 }
 
 impl Guard {
@@ -128,33 +177,39 @@ fn permit(actor: &Actor, access: Access) -> Result<(), Fault> {
     })
 }
 
-fn entry(
-    route: &RouteInfo,
-    caller: &Caller,
-    named: Option<String>,
-    response: &Response,
-) -> AuditEntry {
-    let extensions = response.extensions();
-    let made = || extensions.get::<MadeId>().map(|MadeId(id)| id.clone());
-    let actor = caller.actor.as_ref();
-    AuditEntry {
-        id: EventId::generate(),
-        at: Timestamp::now(),
-        request_id: current_request_id(),
-        actor_id: actor.map(|actor| actor.user_id),
-        api_key_id: actor.and_then(|actor| actor.api_key_id),
-        tenant_id: actor.map(|actor| actor.tenant_id),
-        action: route.operation.to_owned(),
-        resource_id: named.or_else(made),
-        ip: caller.ip,
-        status: response.status().as_u16(),
-        error: extensions.get::<ErrorCode>().copied(),
-    }
-}
-
 fn show(allowance: Allowance, response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(LIMIT, HeaderValue::from(allowance.limit));
     headers.insert(REMAINING, HeaderValue::from(allowance.remaining));
     headers.insert(RESET, HeaderValue::from(allowance.reset_at));
+}
+
+#[cfg(test)]
+mod tests {
+    use scaibunker_api::permission::Permission;
+
+    use super::*;
+    use crate::domain::actor::{Reach, tests::actor};
+
+    #[test]
+    fn access_is_what_the_table_says() {
+        let permission = Permission::Admin;
+        let nobody = actor(&[]);
+        let viewer = Actor { is_viewer: true, ..actor(&[]) };
+        let holder = actor(&[permission]);
+        let of_platform = Actor { reach: Reach::Platform, ..actor(&[permission]) };
+        for (access, admitted) in [
+            (Access::Authenticated, [true, true, true, true]),
+            (Access::AfterBody(permission), [true, true, true, true]),
+            (Access::Needs(permission), [false, false, true, true]),
+            (Access::Reads(permission), [false, true, true, true]),
+            (Access::Platform(permission), [false, false, false, true]),
+        ] {
+            for (actor, is_admitted) in
+                [&nobody, &viewer, &holder, &of_platform].into_iter().zip(admitted)
+            {
+                assert_eq!(permit(actor, access).is_ok(), is_admitted, "{access:?} {actor:?}");
+            }
+        }
+    }
 }

@@ -14,6 +14,8 @@ use scaibunker_api::{
     worker::{Heartbeat, RegisterWorker, Registered, Worker},
 };
 
+use serde_json::json;
+
 use super::{
     audit, bunkers, exec, files, health, health_detailed, images, lifecycle, metrics, openapi,
     page::ListQuery,
@@ -75,6 +77,7 @@ fn bunkers() -> Vec<Route> {
         .with_idempotency()
         .query::<bunkers::CreateQuery>()
         .body::<CreateBunker>()
+        .example(json!({ "image": "busybox", "memory_mb": 256 }))
         .answers::<Bunker>(201)
         .fails(&[
             Code::ImageNotFound,
@@ -106,6 +109,7 @@ fn bunkers() -> Vec<Route> {
         )
         .param::<BunkerId>("id")
         .body::<PatchBunker>()
+        .example(json!({ "name": "build", "idle_timeout_s": 1800 }))
         .answers::<Bunker>(200)
         .fails(&[Code::BunkerNotRunning]),
         Route::delete(
@@ -196,6 +200,7 @@ fn execs() -> Vec<Route> {
         )
         .param::<BunkerId>("id")
         .body::<ExecRequest>()
+        .example(json!({ "command": ["echo", "hello"] }))
         .answers::<ExecAnswer>(200)
         .with_answer(200, Content::Events)
         .answers::<Detached>(202)
@@ -237,6 +242,7 @@ fn execs() -> Vec<Route> {
             exec::input,
         ))
         .body::<ExecInput>()
+        .example(json!({ "data": "hello\n", "eof": true }))
         .with_answer(204, Content::Nothing)
         .fails(&[Code::ExecEnded, Code::StdinClosed]),
         exec_id(Route::post(
@@ -247,6 +253,7 @@ fn execs() -> Vec<Route> {
             exec::signal,
         ))
         .body::<ExecSignal>()
+        .example(json!({ "signal": "SIGINT" }))
         .with_answer(204, Content::Nothing)
         .fails(&[Code::ExecEnded]),
         exec_id(Route::delete(
@@ -334,6 +341,7 @@ fn files() -> Vec<Route> {
             files::make_directory,
         ))
         .body::<MkdirRequest>()
+        .example(json!({ "path": "/tmp/new", "mode": "0755" }))
         .answers::<FileEntry>(201),
         call(Route::post(
             api!("/bunkers/{id}/files/move"),
@@ -343,6 +351,7 @@ fn files() -> Vec<Route> {
             files::rename,
         ))
         .body::<MoveRequest>()
+        .example(json!({ "from": "/tmp/a", "to": "/tmp/b" }))
         .answers::<FileEntry>(200),
         call(Route::post(
             api!("/bunkers/{id}/files/upload"),
@@ -352,6 +361,7 @@ fn files() -> Vec<Route> {
             files::upload,
         ))
         .body::<UploadRequest>()
+        .example(json!({ "size_bytes": 104_857_600 }))
         .answers::<Upload>(201),
         call(Route::post(
             api!("/bunkers/{id}/files/commit"),

@@ -4,7 +4,10 @@ use http::Method;
 use scaibunker_api::ids::BunkerId;
 use serde_json::{Value, json};
 
-use crate::{client::Api, server::Server};
+use crate::{
+    client::{Api, eventually},
+    server::Server,
+};
 
 async fn entries(api: &Api, query: &str) -> Vec<Value> {
     api.get(&format!("//v1/audit-log{query}")).await.data().as_array().unwrap().clone()
@@ -130,5 +133,27 @@ async fn it_is_exported_in_three_forms() {
     assert_eq!(lines.len(), 3, "{csv}");
     let none: Value = serde_json::from_str(&export("?format=json&action=x").await).unwrap();
     assert_eq!(none, json!([]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_whose_client_went_away_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let _worker = server.worker().await;
+    let api = &server.api;
+    let id = api.running_bunker().await;
+    let (path, body) = (format!("/bunkers/{id}/exec"), json!({ "command": ["linger"] }));
+    let impatient = server.api.clone();
+    let call = tokio::spawn(async move { impatient.post(&path, &body).await });
+    let execs = format!("/bunkers/{id}/execs");
+    let runs = eventually(async || api.get(&execs).await.data().as_array().unwrap().len() == 1);
+    assert!(runs.await);
+    call.abort();
+    let is_noted = eventually(async || {
+        let found = entries(api, "?action=run_exec").await;
+        found.len() == 1 && found[0]["status"] == 499 && found[0]["resource_id"] == id.as_str()
+    });
+    assert!(is_noted.await);
     server.stop().await;
 }
