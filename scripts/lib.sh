@@ -44,7 +44,7 @@ build_guest_agent() {
 }
 
 # Client libraries of Python that tests use, in a place of their own below target/tools.
-PYTHON_PACKAGES=(boto3==1.44.5 sseclient-py==1.8.0 websockets==13.1)
+PYTHON_PACKAGES=(boto3==1.44.5 schemathesis==4.32.5 sseclient-py==1.8.0 websockets==13.1)
 
 need_python_packages() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3 python3-venv

@@ -7,9 +7,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     bunkers::Bunkers,
+    credentials::Credentials,
     exec::Execs,
     files::{Files, Transfers},
     fleet::Fleet,
+    iam::Iam,
+    ledger::SharedLedger,
+    quotas::Quotas,
     store::{Store, StoreError},
     tasks::Reconciler,
 };
@@ -18,6 +22,10 @@ use crate::{
 pub struct App {
     pub store: Store,
     pub fleet: Arc<Fleet>,
+    pub ledger: SharedLedger,
+    pub credentials: Arc<Credentials>,
+    pub iam: Iam,
+    pub quotas: Quotas,
     pub bunkers: Arc<Bunkers>,
     pub execs: Execs,
     pub files: Files,
@@ -40,6 +48,8 @@ pub struct App {
 /// What the parts are built on.
 pub struct Foundations {
     pub store: Store,
+    pub ledger: SharedLedger,
+    pub credentials: Arc<Credentials>,
     pub objects: Objects,
     pub worker_token: WorkerToken,
     pub stale_after: Duration,
@@ -49,7 +59,8 @@ pub struct Foundations {
 impl App {
     /// Wires the parts around an open database and object store.
     pub async fn wire(foundations: Foundations) -> Result<Arc<Self>, StoreError> {
-        let Foundations { store, objects, worker_token, stale_after, public_url } = foundations;
+        let Foundations { store, ledger, credentials, objects, worker_token, stale_after, public_url } =
+            foundations;
         let live = store.live_bunkers(None).await?;
         let (workers, images) = (store.workers().await?, store.images().await?);
         let fleet = Arc::new(Fleet::restore(workers, images, &live, stale_after));
@@ -61,9 +72,15 @@ impl App {
         let files = Files::new(Arc::clone(&bunkers), draining.clone());
         let transfers = Transfers::new(Arc::clone(&bunkers), objects.clone());
         let reconciler = Reconciler::new(store.clone(), Arc::clone(&fleet), Arc::clone(&bunkers));
+        let iam = Iam::new(store.clone(), Arc::clone(&credentials));
+        let quotas = Quotas::new(store.clone(), Arc::clone(&ledger), Arc::clone(&credentials));
         Ok(Arc::new(Self {
             store,
             fleet,
+            ledger,
+            credentials,
+            iam,
+            quotas,
             bunkers,
             execs,
             files,

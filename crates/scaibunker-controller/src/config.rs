@@ -2,10 +2,10 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use scaibunker_api::worker::HEARTBEAT_INTERVAL_S;
+use scaibunker_api::{quota::Caps, worker::HEARTBEAT_INTERVAL_S};
 use scaibunker_storage::S3Config;
 
-use crate::store::DatabaseUrl;
+use crate::{credentials::OidcConfig, store::DatabaseUrl};
 
 /// Heartbeats that a worker may miss before it counts as offline.
 const DEFAULT_STALE_MULTIPLIER: u32 = 3;
@@ -30,6 +30,10 @@ pub struct ControllerConfig {
     /// Where clients find this server, such as `https://bunkers.example`, without a path: the base
     /// of signed URLs. `None`: `http://` and the `Host` that a request names.
     pub public_url: Option<String>,
+    /// The ceiling over every quota profile; `None` in a field is no ceiling.
+    pub platform_max: Caps,
+    /// Whose tokens are accepted beside API keys.
+    pub oidc: Option<OidcConfig>,
 }
 
 /// An object store.
@@ -55,6 +59,8 @@ impl ControllerConfig {
             objects: ObjectsConfig::default(),
             capability_secret: None,
             public_url: None,
+            platform_max: Caps::default(),
+            oidc: None,
         }
     }
 }
@@ -68,6 +74,8 @@ impl fmt::Debug for ControllerConfig {
             .field("drain_limit", &self.drain_limit)
             .field("objects", &self.objects)
             .field("public_url", &self.public_url)
+            .field("platform_max", &self.platform_max)
+            .field("oidc", &self.oidc)
             .finish_non_exhaustive()
     }
 }

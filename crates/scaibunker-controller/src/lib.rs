@@ -1,7 +1,7 @@
 //! HTTP API, rules, store and fleet of the control plane.
 //!
 //! Imports go one way: `http` reads requests and calls the services (`bunkers`, `exec`,
-//! `files`, `workers`), which decide by the rules of `domain` and carry out on `store` and `fleet`; `tasks`
+//! `files`, `iam`, `quotas`, `workers`), which decide by the rules of `domain` and carry out on `store` and `fleet`; `tasks`
 //! does the same without requests. Only `store` knows SQL, only `fleet` speaks over links, and
 //! `domain` does neither.
 
@@ -9,6 +9,8 @@ mod app;
 mod bunkers;
 mod config;
 mod controller;
+mod creation;
+mod credentials;
 mod data_dir;
 mod domain;
 mod exec;
@@ -16,7 +18,9 @@ mod failure;
 mod files;
 mod fleet;
 mod http;
+mod iam;
 mod ledger;
+mod quotas;
 mod server;
 mod store;
 mod tasks;
@@ -25,6 +29,7 @@ mod workers;
 pub use self::{
     config::{ControllerConfig, ObjectsConfig},
     controller::{Controller, ControllerError},
+    credentials::{OidcConfig, OidcError},
     data_dir::DataDirError,
     store::{DatabaseUrl, InvalidDatabaseUrl, StoreError},
 };

@@ -49,6 +49,17 @@ pub enum CreateAnswer {
     Repeated(serde_json::Value),
 }
 
+impl CreateAnswer {
+    /// The id of the bunker that was made.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match self {
+            Self::Record(record) => record.id.to_string(),
+            Self::Repeated(record) => record["id"].as_str().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 /// Room on a worker that goes back unless it is kept.
 struct Reservation {
     fleet: Arc<Fleet>,

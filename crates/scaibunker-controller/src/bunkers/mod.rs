@@ -9,9 +9,7 @@ mod transition;
 
 use std::{sync::Arc, time::Duration};
 
-use scaibunker_api::{
-    bunker::PatchBunker, error::ErrorCode, ids::BunkerId, permission::Permission,
-};
+use scaibunker_api::{bunker::PatchBunker, error::ErrorCode, ids::BunkerId};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::create::CreateAnswer;
@@ -75,7 +73,6 @@ impl Bunkers {
         id: BunkerId,
         patch: PatchBunker,
     ) -> Result<Bunker, Failure> {
-        actor.require(Permission::Create)?;
         loop {
             let bunker = self.get(actor, id).await?;
             let changed = patch::apply(&bunker, patch.clone())?;
@@ -93,7 +90,6 @@ impl Bunkers {
         id: BunkerId,
         limit: Duration,
     ) -> Result<Bunker, Failure> {
-        actor.require(Permission::Create)?;
         let bunker = self.get(actor, id).await?;
         let (ending, released) =
             self.request_end(bunker, None, actor.request_id.to_string()).await?;

@@ -22,7 +22,7 @@ use crate::{
     domain::{
         account::Account,
         iam::is_email,
-        quota::PlatformMax,
+        quota::{AppliedProfile, PlatformMax},
     },
     failure::Failure,
     store::{Inserted, Store},
@@ -80,6 +80,13 @@ impl Credentials {
             return Err(expired(recognised.api_key_id));
         }
         Ok((recognised.account, recognised.api_key_id))
+    }
+
+    /// The quota profiles that hold for a user's bunkers, whoever asks.
+    pub async fn quota_profiles(&self, id: UserId) -> Result<Arc<[AppliedProfile]>, Failure> {
+        let stored = self.store.account(id).await?;
+        let account = stored.map(|stored| Account::of(stored.standing, &self.platform_max));
+        Ok(account.map(|account| account.quota_profiles).unwrap_or_default())
     }
 
     /// Forgets everything that is remembered: something has changed.

@@ -17,6 +17,8 @@ pub mod output;
 pub mod patch;
 pub mod placement;
 pub mod quota;
+pub mod quota_drift;
+pub mod rate;
 pub mod reconcile;
 pub mod record;
 pub mod signal;

@@ -13,7 +13,6 @@ use scaibunker_api::{
         Started,
     },
     ids::{BunkerId, ExecId},
-    permission::Permission,
     worker::SendSignal,
 };
 use scaibunker_guest_protocol::frame::FrameError;
@@ -137,7 +136,6 @@ impl Execs {
         exec_id: ExecId,
         from_seq: u64,
     ) -> Result<ExecSession, Failure> {
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.enter(actor, id).await?;
         let request_id = actor.request_id.to_string();
         let attaching = link.attach(id, exec_id, from_seq, RequestBody::Empty, &request_id);
@@ -147,7 +145,6 @@ impl Execs {
 
     /// Every command the bunker runs or remembers, newest first.
     pub async fn list(&self, actor: &Actor, id: BunkerId) -> Result<Vec<ExecRecord>, Failure> {
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.link(actor, id).await?;
         let mut reports = link.execs(id, &actor.request_id.to_string()).await?;
         reports.sort_by_key(|report| std::cmp::Reverse(report.exec_id));
@@ -161,7 +158,6 @@ impl Execs {
         id: BunkerId,
         exec_id: ExecId,
     ) -> Result<ExecRecord, Failure> {
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.link(actor, id).await?;
         Ok(record(id, link.exec_report(id, exec_id, &actor.request_id.to_string()).await?))
     }
@@ -175,7 +171,6 @@ impl Execs {
         request: ExecInput,
     ) -> Result<(), Failure> {
         let (bytes, is_last) = exec::prepare_input(request)?;
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.enter(actor, id).await?;
         let input = input::of_bytes(&bytes, is_last);
         Ok(link.feed(id, exec_id, input, &actor.request_id.to_string()).await?)
@@ -190,14 +185,12 @@ impl Execs {
         request: ExecSignal,
     ) -> Result<(), Failure> {
         let signal = SendSignal { signal: signal_number(&request.signal)? };
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.enter(actor, id).await?;
         Ok(link.signal(id, exec_id, signal, &actor.request_id.to_string()).await?)
     }
 
     /// Kills a command, if it still runs, and forgets it.
     pub async fn end(&self, actor: &Actor, id: BunkerId, exec_id: ExecId) -> Result<(), Failure> {
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.enter(actor, id).await?;
         Ok(link.end_exec(id, exec_id, &actor.request_id.to_string()).await?)
     }

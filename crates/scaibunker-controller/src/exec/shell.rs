@@ -4,7 +4,6 @@ use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     exec::{ExecMode, SignalName},
     ids::{BunkerId, ExecId},
-    permission::Permission,
     worker::{ResizeTerminal, SendSignal},
 };
 
@@ -64,7 +63,6 @@ impl Execs {
         size: Option<ResizeTerminal>,
     ) -> Result<Shell, Failure> {
         size.map_or(Ok(()), exec::check_size)?;
-        actor.require(Permission::Shell)?;
         let link = self.bunkers.enter(actor, id).await?;
         let request_id = actor.request_id.to_string();
         let report = link.exec_report(id, shell_id, &request_id).await?;

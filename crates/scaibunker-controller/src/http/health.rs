@@ -4,18 +4,38 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use scaibunker_api::error::{ErrorBody, ErrorCode, ErrorDetail};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{answer::Answer, fault::Fault};
 use crate::{app::App, failure::chain};
 
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Alive {
+    /// Always `alive`.
+    health: &'static str,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Ready {
+    /// Always `ready`.
+    health: &'static str,
+    checks: Checks,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Checks {
+    database: &'static str,
+    linked_workers: usize,
+}
+
 /// The process runs.
-pub(super) async fn alive() -> Answer<Value> {
-    Answer::ok(json!({ "health": "alive" }))
+pub(super) async fn alive() -> Answer<Alive> {
+    Answer::ok(Alive { health: "alive" })
 }
 
 /// The process can serve requests.
-pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Answer<Value>, Fault> {
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Answer<Ready>, Fault> {
     if app.draining.is_cancelled() {
         let message = "the server is shutting down";
         return Err(ErrorBody::new(ErrorCode::ShuttingDown, message).into());
@@ -27,6 +47,6 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Answer<Value>, 
         let details = vec![detail];
         return Err(ErrorBody { details, ..ErrorBody::new(ErrorCode::NotReady, message) }.into());
     }
-    let checks = json!({ "database": "ok", "linked_workers": app.fleet.linked_workers().len() });
-    Ok(Answer::ok(json!({ "health": "ready", "checks": checks })))
+    let checks = Checks { database: "ok", linked_workers: app.fleet.linked_workers().len() };
+    Ok(Answer::ok(Ready { health: "ready", checks }))
 }

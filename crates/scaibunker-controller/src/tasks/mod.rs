@@ -1,6 +1,7 @@
 //! What runs beside requests. Each task takes no input, may be repeated, and converges.
 
 mod heartbeat_monitor;
+mod quota_reconciler;
 mod reaper;
 mod reconciler;
 mod upload_sweeper;
@@ -13,8 +14,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::reconciler::Reconciler;
-use crate::app::App;
+pub use self::{quota_reconciler::fill_ledger, reconciler::Reconciler};
+use crate::{app::App, failure::chain};
 
 /// Starts every background task. A task that ends before `shutdown` has a bug; its name is what
 /// the set yields.
@@ -37,6 +38,12 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
     });
     spawn(&mut tasks, "upload sweeper", hour, shutdown, Arc::clone(app), |app| async {
         upload_sweeper::run_once(&app).await;
+        app
+    });
+    spawn(&mut tasks, "key uses", five_seconds, shutdown, Arc::clone(app), |app| async {
+        if let Err(error) = app.credentials.flush_uses().await {
+            tracing::error!(error = chain(&error), "the use of API keys was not written down");
+        }
         app
     });
     tasks
