@@ -28,21 +28,21 @@ use crate::{
 pub struct App {
     pub store: Store,
     pub fleet: Arc<Fleet>,
+    pub ledger: SharedLedger,
+    pub credentials: Arc<Credentials>,
+    pub iam: Iam,
+    pub quotas: Quotas,
     pub bunkers: Arc<Bunkers>,
     pub execs: Execs,
     pub files: Files,
     pub transfers: Transfers,
     pub objects: Objects,
     pub reconciler: Reconciler,
-    pub iam: Iam,
-    pub quotas: Quotas,
-    pub credentials: Arc<Credentials>,
     /// Who called what, with what result.
     pub audit: Audit,
     /// How often who may call.
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
-    pub ledger: SharedLedger,
     pub worker_token: WorkerToken,
     /// Whose word about a client's address is believed.
     pub trusted_proxies: Vec<IpNet>,

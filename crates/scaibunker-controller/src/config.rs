@@ -115,6 +115,8 @@ impl fmt::Debug for ControllerConfig {
             .field("drain_limit", &self.drain_limit)
             .field("objects", &self.objects)
             .field("public_url", &self.public_url)
+            .field("platform_max", &self.platform_max)
+            .field("oidc", &self.oidc)
             .field("rate_limits", &self.rate_limits)
             .field("trusted_proxies", &self.trusted_proxies)
             .field("audit_retention_days", &self.audit_retention_days)

@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use scaibunker_storage::{Objects, SigningSecret, WorkerToken};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -64,6 +65,7 @@ impl Controller {
         let data_dir = DataDir::lock(&config.data_dir)?;
         let database = config.database.unwrap_or_else(|| data_dir.database());
         let store = Store::open(&database).await?;
+        store.ensure_foundations(Timestamp::now()).await?;
         data_dir.ensure_admin_key(&store).await?;
         let ledger: SharedLedger = match &config.redis {
             Some(url) => Arc::new(RedisLedger::new(url, LEDGER_PREFIX)?),

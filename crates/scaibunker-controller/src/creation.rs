@@ -23,6 +23,16 @@ pub enum Created<T> {
     Repeated(Value),
 }
 
+impl<T> Created<T> {
+    /// The object's id, where `of` has that of a new one.
+    pub fn id(&self, of: impl FnOnce(&T) -> String) -> String {
+        match self {
+            Self::New(object) => of(object),
+            Self::Repeated(answer) => answer["id"].as_str().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 /// A create whose request is checked and whose object is not written down yet.
 pub struct Creation<'a> {
     store: &'a Store,

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -62,7 +62,7 @@ pub(super) async fn pass(State(guard): State<Guard>, mut request: Request, next:
         Err(fault) => fault.into_response(),
     };
     if let Some(noted) = noted {
-        noted.settle(&response).await;
+        noted.settle(response.status(), response.extensions()).await;
     }
     if let Some(allowance) = caller.allowance {
         show(allowance, &mut response);
@@ -97,10 +97,9 @@ impl<'a> Noted<'a> {
         Self { audit, entry: Some(entry) }
     }
 
-    async fn settle(mut self, response: &Response) {
+    async fn settle(mut self, status: StatusCode, extensions: &Extensions) {
         let Some(mut entry) = self.entry.take() else { return };
-        let extensions = response.extensions();
-        entry.status = response.status().as_u16();
+        entry.status = status.as_u16();
         entry.error = extensions.get::<ErrorCode>().copied();
         if entry.resource_id.is_none() {
             entry.resource_id = extensions.get::<MadeId>().map(|MadeId(id)| id.clone());

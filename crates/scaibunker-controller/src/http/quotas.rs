@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    routing::{delete, get},
-};
+use axum::{extract::State, http::StatusCode};
 use scaibunker_api::{
+    error::ErrorCode as Code,
     ids::{QuotaAssignmentId, QuotaProfileId},
+    permission::Permission,
     quota::{
         Assignment, CreateAssignment, CreateQuotaProfile, PatchQuotaProfile, ProfileUsage,
         QuotaProfile,
@@ -17,38 +14,121 @@ use scaibunker_api::{
 };
 
 use super::{
-    answer::{Answer, ListAnswer},
+    answer::{Answer, ListAnswer, Made},
     body::JsonBody,
-    bunkers::{NoQuery, idempotency_key},
     fault::Fault,
+    idempotency::IdempotencyKey,
     iam::TenantListQuery,
-    images::ListQuery,
-    page::Page,
+    page::{ListQuery, Page},
     path::{PathId, PathPair},
-    query::Query,
+    query::{NoQuery, Query},
+    route::{
+        Access::{Authenticated, Needs, Reads},
+        Content, Route,
+    },
+    routes::api,
 };
 use crate::{app::App, creation::Created, domain::actor::Actor};
 
-/// The routes, below the module's prefix.
-pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/quota-profiles", get(list).post(create))
-        .route("/quota-profiles/usage", get(usage))
-        .route("/quota-profiles/{id}", get(show).patch(patch).delete(remove))
-        .route("/quota-profiles/{id}/assignments", get(assignments).post(assign))
-        .route("/quota-profiles/{id}/assignments/{assignment_id}", delete(unassign))
+/// The routes.
+pub(super) fn routes() -> Vec<Route> {
+    let profile = |route: Route| route.param::<QuotaProfileId>("id");
+    vec![
+        Route::get(
+            api!("/quota-profiles"),
+            "list_quota_profiles",
+            "Quota profiles of the platform and of your tenants",
+            Reads(Permission::AdminTenant),
+            list,
+        )
+        .query::<TenantListQuery>()
+        .lists::<QuotaProfile>(),
+        Route::post(
+            api!("/quota-profiles"),
+            "create_quota_profile",
+            "Make a quota profile",
+            Needs(Permission::AdminTenant),
+            create,
+        )
+        .with_idempotency()
+        .body::<CreateQuotaProfile>()
+        .answers::<QuotaProfile>(201),
+        Route::get(
+            api!("/quota-profiles/usage"),
+            "get_quota_usage",
+            "What is used and left of each profile that applies to you",
+            Authenticated,
+            usage,
+        )
+        .lists::<ProfileUsage>()
+        .fails(&[Code::NotReady]),
+        profile(Route::get(
+            api!("/quota-profiles/{id}"),
+            "get_quota_profile",
+            "A quota profile",
+            Reads(Permission::AdminTenant),
+            show,
+        ))
+        .answers::<QuotaProfile>(200),
+        profile(Route::patch(
+            api!("/quota-profiles/{id}"),
+            "update_quota_profile",
+            "Change a quota profile's name, description or caps",
+            Needs(Permission::AdminTenant),
+            patch,
+        ))
+        .body::<PatchQuotaProfile>()
+        .answers::<QuotaProfile>(200),
+        profile(Route::delete(
+            api!("/quota-profiles/{id}"),
+            "delete_quota_profile",
+            "Delete a quota profile that is assigned to nobody",
+            Needs(Permission::AdminTenant),
+            remove,
+        ))
+        .with_answer(204, Content::Nothing)
+        .fails(&[Code::InUse]),
+        profile(Route::get(
+            api!("/quota-profiles/{id}/assignments"),
+            "list_quota_assignments",
+            "Whom a quota profile is assigned to",
+            Reads(Permission::AdminTenant),
+            assignments,
+        ))
+        .query::<ListQuery>()
+        .lists::<Assignment>(),
+        profile(Route::post(
+            api!("/quota-profiles/{id}/assignments"),
+            "create_quota_assignment",
+            "Assign a quota profile to a user, a group or a tenant",
+            Needs(Permission::AdminTenant),
+            assign,
+        ))
+        .with_idempotency()
+        .body::<CreateAssignment>()
+        .answers::<Assignment>(201)
+        .fails(&[Code::AlreadyExists]),
+        profile(Route::delete(
+            api!("/quota-profiles/{id}/assignments/{assignment_id}"),
+            "delete_quota_assignment",
+            "End an assignment",
+            Needs(Permission::AdminTenant),
+            unassign,
+        ))
+        .param::<QuotaAssignmentId>("assignment_id")
+        .with_answer(204, Content::Nothing),
+    ]
 }
 
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     actor: Actor,
     Query(NoQuery {}): Query<NoQuery>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBody(request): JsonBody<CreateQuotaProfile>,
-) -> Result<Answer<Created<QuotaProfile>>, Fault> {
-    let key = idempotency_key(&headers)?;
+) -> Result<Made<Created<QuotaProfile>>, Fault> {
     let created = app.quotas.create_profile(&actor, request, key).await?;
-    Ok(Answer(StatusCode::CREATED, created))
+    Ok(Made(created.id(|made| made.id.to_string()), created))
 }
 
 pub(super) async fn list(
@@ -105,12 +185,11 @@ pub(super) async fn assign(
     actor: Actor,
     PathId(id): PathId<QuotaProfileId>,
     Query(NoQuery {}): Query<NoQuery>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBody(request): JsonBody<CreateAssignment>,
-) -> Result<Answer<Created<Assignment>>, Fault> {
-    let key = idempotency_key(&headers)?;
+) -> Result<Made<Created<Assignment>>, Fault> {
     let created = app.quotas.assign(&actor, id, request, key).await?;
-    Ok(Answer(StatusCode::CREATED, created))
+    Ok(Made(created.id(|made| made.id.to_string()), created))
 }
 
 pub(super) async fn assignments(

@@ -82,9 +82,7 @@ impl Quotas {
             _ => return Err(not_found("assignment", id)),
         };
         let (kind, target) = (assignment.target_kind, &assignment.target_id);
-        if self.tenant_of_target(actor, kind, target).await.is_err() {
-            return Err(not_found("assignment", id));
-        }
+        self.tenant_of_target(actor, kind, target).await?;
         if !self.store.delete_assignment(id).await? {
             return Err(not_found("assignment", id));
         }

@@ -33,7 +33,6 @@ pub use self::{
     bunker_list::{BunkerFilter, LabelFilter},
     changes::{Inserted, Removed, Updated},
     database::{DatabaseUrl, InvalidDatabaseUrl},
-    api_keys::StoredApiKey,
     groups::GroupRefused,
     idempotency::{IdempotencyKey, StoredKey},
     users::{StoredUser, UserFilter},

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use scaibunker_api::{
-    iam::{AccountStatus, Role, Tenant},
+    iam::{Role, Tenant},
     ids::{PartnerId, TenantId},
 };
 

@@ -20,7 +20,12 @@ impl HeartbeatMonitor {
 
     pub(super) async fn run_once(&mut self) -> Result<(), StoreError> {
         let mut result = Ok(());
-        let silent: BTreeSet<_> = self.app.fleet.silent_workers().into_iter().collect();
+        let mut silent: BTreeSet<_> = self.app.fleet.silent_workers().into_iter().collect();
+        if !silent.is_empty() {
+            // What another controller heard counts; without the ledger, only what this one did.
+            let heard = self.app.ledger.alive().await.unwrap_or_default();
+            silent.retain(|worker_id| !heard.contains(worker_id));
+        }
         for worker_id in &silent {
             if !self.silent.contains(worker_id) {
                 tracing::warn!(%worker_id, "a worker is offline: its heartbeats stopped");

@@ -47,6 +47,10 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
         app.reconciler.reconcile_all().await;
         (app, Ok(()))
     });
+    runner.spawn("uses of API keys", half_a_minute, Arc::clone(app), |app| async {
+        let result = app.credentials.flush_uses().await;
+        (app, result.map_err(Into::into))
+    });
     let quotas = quota_reconciler::QuotaReconciler::new(Arc::clone(app));
     runner.spawn("quota reconciler", minute, quotas, |mut quotas| async {
         let result = quotas.run_once().await;

@@ -28,7 +28,7 @@ const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("{0} is not to be asked: it is neither `https` nor on this machine")]
-    NotAllowed(Url),
+    NotAllowed(String),
     #[error("cannot ask {url}")]
     Request { url: Url, source: http::Error },
     #[error("{url} does not answer")]
@@ -78,11 +78,10 @@ impl Fetcher {
     }
 
     /// The JSON document at `url`.
-    pub(super) async fn get<T: DeserializeOwned>(&self, url: &Url) -> Result<T, FetchError> {
-        if !is_allowed(url) {
-            return Err(FetchError::NotAllowed(url.clone()));
-        }
-        let bytes = tokio::time::timeout(DOCUMENT_LIMIT, self.bytes(url))
+    pub(super) async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T, FetchError> {
+        let parsed = url.parse().ok().filter(is_allowed);
+        let url: Url = parsed.ok_or_else(|| FetchError::NotAllowed(url.to_owned()))?;
+        let bytes = tokio::time::timeout(DOCUMENT_LIMIT, self.bytes(&url))
             .await
             .map_err(|_| FetchError::Slow(url.clone()))??;
         serde_json::from_slice(&bytes)

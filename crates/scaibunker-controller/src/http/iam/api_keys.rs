@@ -4,29 +4,33 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
 };
 use scaibunker_api::{
     iam::{ApiKey, CreateApiKey, NewApiKey},
     ids::{ApiKeyId, TenantId, UserId},
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::super::{
-    answer::{Answer, ListAnswer},
+    answer::{Answer, ListAnswer, Made},
     body::JsonBody,
-    bunkers::{NoQuery, idempotency_key},
     fault::Fault,
+    idempotency::IdempotencyKey,
     page::Page,
     path::PathId,
-    query::Query,
+    query::{NoQuery, Query},
 };
 use crate::{app::App, creation::Created, domain::actor::Actor};
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ListApiKeysQuery {
+    /// Objects in a page; 50 unless given.
+    #[schemars(range(min = 1, max = 200))]
     limit: Option<usize>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
     /// Only those of this tenant's users.
     tenant_id: Option<TenantId>,
@@ -38,12 +42,11 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     actor: Actor,
     Query(NoQuery {}): Query<NoQuery>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBody(request): JsonBody<CreateApiKey>,
-) -> Result<Answer<Created<NewApiKey>>, Fault> {
-    let key = idempotency_key(&headers)?;
+) -> Result<Made<Created<NewApiKey>>, Fault> {
     let created = app.iam.create_api_key(&actor, request, key).await?;
-    Ok(Answer(StatusCode::CREATED, created))
+    Ok(Made(created.id(|made| made.record.id.to_string()), created))
 }
 
 pub(super) async fn list(

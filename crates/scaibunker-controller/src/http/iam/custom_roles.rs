@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
 };
 use scaibunker_api::{
     iam::{CreateCustomRole, CustomRole, PatchCustomRole},
@@ -12,13 +12,13 @@ use scaibunker_api::{
 };
 
 use super::super::{
-    answer::{Answer, ListAnswer},
+    answer::{Answer, ListAnswer, Made},
     body::JsonBody,
-    bunkers::{NoQuery, idempotency_key},
     fault::Fault,
+    idempotency::IdempotencyKey,
     page::Page,
     path::PathId,
-    query::Query,
+    query::{NoQuery, Query},
 };
 use super::TenantListQuery;
 use crate::{app::App, creation::Created, domain::actor::Actor};
@@ -27,12 +27,11 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     actor: Actor,
     Query(NoQuery {}): Query<NoQuery>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBody(request): JsonBody<CreateCustomRole>,
-) -> Result<Answer<Created<CustomRole>>, Fault> {
-    let key = idempotency_key(&headers)?;
+) -> Result<Made<Created<CustomRole>>, Fault> {
     let created = app.iam.create_custom_role(&actor, request, key).await?;
-    Ok(Answer(StatusCode::CREATED, created))
+    Ok(Made(created.id(|made| made.id.to_string()), created))
 }
 
 pub(super) async fn list(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
 };
 use scaibunker_api::{
     iam::{CreatePartner, Partner, PatchPartner},
@@ -12,14 +12,13 @@ use scaibunker_api::{
 };
 
 use super::super::{
-    answer::{Answer, ListAnswer},
+    answer::{Answer, ListAnswer, Made},
     body::JsonBody,
-    bunkers::{NoQuery, idempotency_key},
     fault::Fault,
-    images::ListQuery,
-    page::Page,
+    idempotency::IdempotencyKey,
+    page::{ListQuery, Page},
     path::PathId,
-    query::Query,
+    query::{NoQuery, Query},
 };
 use crate::{app::App, creation::Created, domain::actor::Actor};
 
@@ -27,12 +26,11 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     actor: Actor,
     Query(NoQuery {}): Query<NoQuery>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBody(request): JsonBody<CreatePartner>,
-) -> Result<Answer<Created<Partner>>, Fault> {
-    let key = idempotency_key(&headers)?;
+) -> Result<Made<Created<Partner>>, Fault> {
     let created = app.iam.create_partner(&actor, request, key).await?;
-    Ok(Answer(StatusCode::CREATED, created))
+    Ok(Made(created.id(|made| made.id.to_string()), created))
 }
 
 pub(super) async fn list(
