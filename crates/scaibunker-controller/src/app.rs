@@ -11,12 +11,15 @@ use crate::{
     audit::Audit,
     bunkers::Bunkers,
     config::RateLimits,
+    credentials::Credentials,
     exec::Execs,
     files::{Files, Transfers},
     fleet::Fleet,
+    iam::Iam,
     ledger::SharedLedger,
     limits::Limits,
     metrics::Metrics,
+    quotas::Quotas,
     store::{Store, StoreError},
     tasks::{Reconciler, TaskBoard},
 };
@@ -25,6 +28,11 @@ use crate::{
 pub struct App {
     pub store: Store,
     pub fleet: Arc<Fleet>,
+    /// What controllers count together.
+    pub ledger: SharedLedger,
+    pub credentials: Arc<Credentials>,
+    pub iam: Iam,
+    pub quotas: Quotas,
     pub bunkers: Arc<Bunkers>,
     pub execs: Execs,
     pub files: Files,
@@ -36,8 +44,6 @@ pub struct App {
     /// How often who may call.
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
-    /// What controllers count together; `None`: this one is alone.
-    pub ledger: Option<SharedLedger>,
     pub worker_token: WorkerToken,
     /// Whose word about a client's address is believed.
     pub trusted_proxies: Vec<IpNet>,
@@ -60,6 +66,8 @@ pub struct App {
 /// What the parts are built on.
 pub struct Foundations {
     pub store: Store,
+    pub ledger: SharedLedger,
+    pub credentials: Arc<Credentials>,
     pub objects: Objects,
     pub worker_token: WorkerToken,
     pub stale_after: Duration,
@@ -72,14 +80,24 @@ pub struct Foundations {
 impl App {
     /// Wires the parts around an open database and object store.
     pub async fn wire(foundations: Foundations) -> Result<Arc<Self>, StoreError> {
-        let Foundations { store, objects, worker_token, stale_after, public_url, .. } = foundations;
+        let Foundations {
+            store,
+            ledger,
+            credentials,
+            objects,
+            worker_token,
+            stale_after,
+            public_url,
+            ..
+        } = foundations;
         let live = store.live_bunkers(None).await?;
         let (workers, images) = (store.workers().await?, store.images().await?);
         let fleet = Arc::new(Fleet::restore(workers, images, &live, stale_after));
         let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
         let (drained, stopped) = (CancellationToken::new(), CancellationToken::new());
-        let (metrics, ledger) = (Arc::new(Metrics::new()), None);
-        let limits = Limits::new(foundations.rate_limits, ledger.clone(), Arc::clone(&metrics));
+        let metrics = Arc::new(Metrics::new());
+        let limits =
+            Limits::new(foundations.rate_limits, Arc::clone(&ledger), Arc::clone(&metrics));
         let audit = Audit::start(store.clone(), Arc::clone(&metrics), &tasks, stopped.clone());
         let bunkers = Bunkers::new(
             store.clone(),
@@ -93,9 +111,15 @@ impl App {
         let files = Files::new(Arc::clone(&bunkers), draining.clone());
         let transfers = Transfers::new(Arc::clone(&bunkers), objects.clone());
         let reconciler = Reconciler::new(store.clone(), Arc::clone(&fleet), Arc::clone(&bunkers));
+        let iam = Iam::new(store.clone(), Arc::clone(&credentials));
+        let quotas = Quotas::new(store.clone(), Arc::clone(&ledger), Arc::clone(&credentials));
         Ok(Arc::new(Self {
             store,
             fleet,
+            ledger,
+            credentials,
+            iam,
+            quotas,
             bunkers,
             execs,
             files,
@@ -105,7 +129,6 @@ impl App {
             audit,
             limits,
             metrics,
-            ledger,
             worker_token,
             trusted_proxies: foundations.trusted_proxies,
             audit_retention_days: foundations.audit_retention_days,

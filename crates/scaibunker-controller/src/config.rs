@@ -3,10 +3,10 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
-use scaibunker_api::worker::HEARTBEAT_INTERVAL_S;
+use scaibunker_api::{quota::Caps, worker::HEARTBEAT_INTERVAL_S};
 use scaibunker_storage::S3Config;
 
-use crate::store::DatabaseUrl;
+use crate::{credentials::OidcConfig, store::DatabaseUrl};
 
 /// Heartbeats that a worker may miss before it counts as offline.
 const DEFAULT_STALE_MULTIPLIER: u32 = 3;
@@ -40,6 +40,10 @@ pub struct ControllerConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// How long the audit log goes back, in days.
     pub audit_retention_days: u32,
+    /// The ceiling over every quota profile; `None` in a field is no ceiling.
+    pub platform_max: Caps,
+    /// Whose tokens are accepted beside API keys.
+    pub oidc: Option<OidcConfig>,
 }
 
 /// Requests in any 60 seconds; `None` is no limit.
@@ -92,6 +96,8 @@ impl ControllerConfig {
             rate_limits: RateLimits::default(),
             trusted_proxies: Vec::new(),
             audit_retention_days: DEFAULT_AUDIT_RETENTION_DAYS,
+            platform_max: Caps::default(),
+            oidc: None,
         }
     }
 }
@@ -108,6 +114,8 @@ impl fmt::Debug for ControllerConfig {
             .field("rate_limits", &self.rate_limits)
             .field("trusted_proxies", &self.trusted_proxies)
             .field("audit_retention_days", &self.audit_retention_days)
+            .field("platform_max", &self.platform_max)
+            .field("oidc", &self.oidc)
             .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use scaibunker_storage::{Objects, SigningSecret, WorkerToken};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -9,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{App, Foundations},
     config::{ControllerConfig, ObjectsConfig},
+    credentials::{Credentials, OidcError},
     data_dir::{DataDir, DataDirError},
     http,
+    ledger::{MemoryLedger, SharedLedger},
     server::{self, Endings},
     store::{Store, StoreError},
     tasks,
@@ -28,6 +31,8 @@ pub enum ControllerError {
     DataDir(#[from] DataDirError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Oidc(#[from] OidcError),
     #[error(transparent)]
     Objects(#[from] scaibunker_storage::OpenError),
     /// A bug: what the task did is not done any more.
@@ -53,7 +58,10 @@ impl Controller {
         let data_dir = DataDir::lock(&config.data_dir)?;
         let database = config.database.unwrap_or_else(|| data_dir.database());
         let store = Store::open(&database).await?;
+        store.ensure_foundations(Timestamp::now()).await?;
         data_dir.ensure_admin_key(&store).await?;
+        let credentials = Credentials::new(store.clone(), config.platform_max, config.oidc)?;
+        let ledger: SharedLedger = Arc::new(MemoryLedger::default());
         let worker_token = WorkerToken::new(&config.worker_token);
         let objects = match config.objects {
             ObjectsConfig::S3(s3) => Objects::s3(s3)?,
@@ -68,6 +76,8 @@ impl Controller {
         let storage = scaibunker_storage::router(objects.clone(), worker_token.clone());
         let app = App::wire(Foundations {
             store,
+            ledger,
+            credentials,
             objects,
             worker_token,
             stale_after: config.worker_stale_after,

@@ -1,7 +1,7 @@
 //! HTTP API, rules, store and fleet of the control plane.
 //!
 //! Imports go one way: `http` reads requests and calls the services (`bunkers`, `exec`,
-//! `files`, `workers`), which decide by the rules of `domain` and carry out on `store` and `fleet`; `tasks`
+//! `files`, `iam`, `quotas`, `workers`), which decide by the rules of `domain` and carry out on `store` and `fleet`; `tasks`
 //! does the same without requests. Only `store` knows SQL, only `fleet` speaks over links, and
 //! `domain` does neither.
 
@@ -10,6 +10,8 @@ mod audit;
 mod bunkers;
 mod config;
 mod controller;
+mod creation;
+mod credentials;
 mod data_dir;
 mod domain;
 mod exec;
@@ -17,9 +19,11 @@ mod failure;
 mod files;
 mod fleet;
 mod http;
+mod iam;
 mod ledger;
 mod limits;
 mod metrics;
+mod quotas;
 mod server;
 mod store;
 mod tasks;
@@ -28,6 +32,7 @@ mod workers;
 pub use self::{
     config::{ControllerConfig, ObjectsConfig, RateLimits},
     controller::{Controller, ControllerError},
+    credentials::{OidcConfig, OidcError},
     data_dir::DataDirError,
     store::{DatabaseUrl, InvalidDatabaseUrl, StoreError},
 };

@@ -1,23 +1,17 @@
 //! Who calls: the holder of an API key, or a worker.
 
-use std::sync::Arc;
-
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, header, request::Parts},
 };
+use jiff::Timestamp;
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     shell::BEARER_SUBPROTOCOL,
 };
 
 use super::{fault::Fault, request_context::current_request_id};
-use crate::{
-    app::App,
-    data_dir::hash_of,
-    domain::actor::{Actor, Reach, permissions_of},
-    failure::Failure,
-};
+use crate::{app::App, domain::actor::Actor};
 
 /// The actor that the route's guard has recognised.
 impl<S: Sync> FromRequestParts<S> for Actor {
@@ -33,22 +27,11 @@ impl<S: Sync> FromRequestParts<S> for Actor {
 
 /// Recognises the caller that presents `bearer`.
 pub(super) async fn authenticate(app: &App, bearer: &str) -> Result<Actor, Fault> {
-    let account = app.store.account(&hash_of(bearer)).await.map_err(Failure::from)?;
-    let Some(account) = account else {
-        return Err(unauthorized("this API key is not known, or was replaced"));
-    };
+    let (account, api_key_id) =
+        app.credentials.actor_of(bearer, Timestamp::now()).await.map_err(Fault::from)?;
     let span = tracing::Span::current();
     span.record("tenant_id", tracing::field::display(account.tenant_id));
-    Ok(Actor {
-        tenant_id: account.tenant_id,
-        user_id: account.user_id,
-        api_key_id: None,
-        reach: Reach::Platform,
-        permissions: permissions_of(account.role).into(),
-        is_viewer: false,
-        group_ids: Arc::default(),
-        request_id: current_request_id(),
-    })
+    Ok(account.actor(api_key_id, current_request_id()))
 }
 
 /// What the caller presents. On a WebSocket it may be in a subprotocol: browsers let no other

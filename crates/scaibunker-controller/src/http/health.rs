@@ -46,9 +46,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Answer<Ready>, 
     if let Err(error) = app.store.ping().await {
         return Err(not_ready("database", &error));
     }
-    if let Some(ledger) = &app.ledger
-        && let Err(error) = ledger.ping().await
-    {
+    if let Err(error) = app.ledger.ping().await {
         return Err(not_ready("ledger", &error));
     }
     let linked_workers = app.fleet.linked_workers().len();

@@ -60,10 +60,7 @@ pub(super) async fn detailed(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Answer<Detailed> {
     let database = Dependency::ask(app.store.kind(), app.store.ping()).await;
-    let ledger = match &app.ledger {
-        Some(ledger) => Dependency::ask("redis", ledger.ping()).await,
-        None => Dependency { kind: "in_process", is_ok: true, latency_ms: 0.0, error: None },
-    };
+    let ledger = Dependency::ask(app.ledger.kind(), app.ledger.ping()).await;
     let uptime_s = Timestamp::now().duration_since(app.started_at).as_secs().unsigned_abs();
     Answer::ok(Detailed {
         version: env!("CARGO_PKG_VERSION"),

@@ -17,8 +17,9 @@ use scaibunker_api::{
 use serde_json::json;
 
 use super::{
-    audit, bunkers, exec, files, health, health_detailed, images, metrics, openapi,
+    audit, bunkers, exec, files, health, health_detailed, iam, images, metrics, openapi,
     page::ListQuery,
+    quotas,
     route::{
         Access::{AfterBody, Needs, Platform, Proxy, Public, Reads, Worker as FromWorker},
         Content, Route,
@@ -43,6 +44,8 @@ pub(super) fn all() -> Vec<Route> {
         ("Images", images()),
         ("Workers", workers()),
         ("Storage", storage()),
+        ("Identity", iam::routes::all()),
+        ("Quotas", quotas::routes()),
         ("Audit log", audit()),
         ("Operations", operations()),
         ("For workers", from_workers()),

@@ -1,18 +1,15 @@
 //! How many requests a minute who may make.
 
-mod local;
-
 use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use scaibunker_api::error::{ErrorBody, ErrorCode};
 
-use self::local::LocalWindows;
 use crate::{
     config::RateLimits,
     domain::actor::Actor,
     failure::chain,
-    ledger::{RateState, RateWindow, SharedLedger},
+    ledger::{Ledger as _, MemoryLedger, RateState, RateWindow, SharedLedger},
     metrics::Metrics,
 };
 
@@ -22,12 +19,11 @@ const RECORDED_REFUSALS: u32 = 60;
 /// The limiter; one for the process.
 pub struct Limits {
     limits: RateLimits,
-    /// `None`: this controller is alone.
-    ledger: Option<SharedLedger>,
+    ledger: SharedLedger,
     /// Counts strangers, and everybody while the ledger does not answer: a limit that each
     /// controller counts for itself is looser than the one asked for, but refusing everybody, or
     /// nobody, would make the ledger's outage everybody's.
-    local: LocalWindows,
+    local: MemoryLedger,
     metrics: Arc<Metrics>,
 }
 
@@ -51,8 +47,8 @@ pub struct Admission {
 impl Limits {
     /// A limiter that counts callers in `ledger`.
     #[must_use]
-    pub fn new(limits: RateLimits, ledger: Option<SharedLedger>, metrics: Arc<Metrics>) -> Self {
-        Self { limits, ledger, local: LocalWindows::default(), metrics }
+    pub fn new(limits: RateLimits, ledger: SharedLedger, metrics: Arc<Metrics>) -> Self {
+        Self { limits, ledger, local: MemoryLedger::default(), metrics }
     }
 
     /// Counts a request of a known caller, in all its windows or in none.
@@ -71,25 +67,29 @@ impl Limits {
     }
 
     async fn count(&self, windows: &[RateWindow], now: Timestamp) -> Vec<RateState> {
-        if let Some(ledger) = &self.ledger {
-            match ledger.admit(windows, now).await {
-                Ok(states) => return states,
-                Err(error) => {
-                    self.metrics.ledger_failures.inc();
-                    tracing::warn!(error = chain(&error), "this process counts rates alone");
-                }
+        match self.ledger.admit(windows, now).await {
+            Ok(states) => states,
+            Err(error) => {
+                self.metrics.ledger_failures.inc();
+                tracing::warn!(error = chain(&error), "this process counts rates alone");
+                self.count_here(windows, now).await
             }
         }
-        self.local.admit(windows, now)
+    }
+
+    async fn count_here(&self, windows: &[RateWindow], now: Timestamp) -> Vec<RateState> {
+        // Memory always answers.
+        self.local.admit(windows, now).await.unwrap_or_default()
     }
 
     /// Counts a request whose credential was not accepted; `Some` once there were too many. A
     /// request that is recognised is never refused for its neighbours' failures: many callers may
     /// share an address.
-    pub fn refuse_stranger(&self, ip: IpAddr) -> Option<ErrorBody> {
+    pub async fn refuse_stranger(&self, ip: IpAddr) -> Option<ErrorBody> {
         let limit = self.limits.strangers?;
         let window = [RateWindow { key: format!("ip:{}", network_of(ip)), limit }];
-        let refusal = refusal_of(&window, &self.local.admit(&window, Timestamp::now()));
+        let states = self.count_here(&window, Timestamp::now()).await;
+        let refusal = refusal_of(&window, &states);
         if refusal.is_some() {
             self.metrics.rate_limited.inc();
         }
@@ -98,10 +98,10 @@ impl Limits {
 
     /// Whether the audit log shall have one more refusal of this caller: who is over its limits
     /// could otherwise fill it.
-    pub fn is_recorded(&self, actor: &Actor) -> bool {
+    pub async fn is_recorded(&self, actor: &Actor) -> bool {
         let key = format!("refused:{}", actor.user_id);
         let window = [RateWindow { key, limit: RECORDED_REFUSALS }];
-        let states = self.local.admit(&window, Timestamp::now());
+        let states = self.count_here(&window, Timestamp::now()).await;
         states.iter().all(|state| state.retry_after.is_none())
     }
 

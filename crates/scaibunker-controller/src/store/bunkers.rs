@@ -2,22 +2,14 @@
 
 use jiff::Timestamp;
 use scaibunker_api::ids::{BunkerId, WorkerId};
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, any::AnyQueryResult};
 
 use super::{
-    IdempotencyKey, Store, StoreError,
+    IdempotencyKey, Inserted, Store, StoreError,
     bunker_row::{BunkerRow, bunkers},
     to_json, to_micros,
 };
 use crate::domain::bunker::Bunker;
-
-/// What became of a new bunker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inserted {
-    Done,
-    /// The idempotency key is already another bunker's; nothing was written.
-    KeyTaken,
-}
 
 impl Store {
     /// Writes a new bunker down, together with the idempotency key of its request.
@@ -33,16 +25,9 @@ impl Store {
             return Ok(Inserted::Done);
         }
         let mut transaction = self.writer.begin().await.map_err(failed())?;
-        insert_row(&mut transaction, bunker).await?;
+        let done = insert_row(&mut transaction, bunker).await?;
         insert_labels(&mut transaction, bunker).await?;
-        if let Some(key) = key
-            && !key.insert(&mut transaction, &bunker.id.to_string(), bunker.created_at).await?
-        {
-            transaction.rollback().await.map_err(failed())?;
-            return Ok(Inserted::KeyTaken);
-        }
-        transaction.commit().await.map_err(failed())?;
-        Ok(Inserted::Done)
+        self.finish_insert(transaction, done, key, &bunker.id.to_string(), bunker.created_at).await
     }
 
     /// One bunker.
@@ -142,7 +127,10 @@ impl Store {
     }
 }
 
-async fn insert_row(connection: &mut AnyConnection, bunker: &Bunker) -> Result<(), StoreError> {
+async fn insert_row(
+    connection: &mut AnyConnection,
+    bunker: &Bunker,
+) -> Result<AnyQueryResult, StoreError> {
     let life = bunker.life();
     sqlx::query(
         "INSERT INTO bunkers (id, tenant_id, owner_id, worker_id, generation, status, \
@@ -162,8 +150,7 @@ async fn insert_row(connection: &mut AnyConnection, bunker: &Bunker) -> Result<(
     .bind(to_json("bunkers.buckets", &bunker.buckets)?)
     .execute(connection)
     .await
-    .map_err(StoreError::query("insert a bunker"))?;
-    Ok(())
+    .map_err(StoreError::query("insert a bunker"))
 }
 
 async fn insert_labels(connection: &mut AnyConnection, bunker: &Bunker) -> Result<(), StoreError> {
