@@ -28,6 +28,7 @@ use crate::{
 pub struct App {
     pub store: Store,
     pub fleet: Arc<Fleet>,
+    /// What controllers count together.
     pub ledger: SharedLedger,
     pub credentials: Arc<Credentials>,
     pub iam: Iam,
@@ -117,7 +118,6 @@ impl App {
             audit,
             limits,
             metrics,
-            ledger,
             worker_token,
             trusted_proxies: foundations.trusted_proxies,
             audit_retention_days: foundations.audit_retention_days,

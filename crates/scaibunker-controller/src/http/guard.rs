@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
-    http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -61,8 +61,8 @@ pub(super) async fn pass(State(guard): State<Guard>, mut request: Request, next:
         Ok(()) => next.run(request).await,
         Err(fault) => fault.into_response(),
     };
-    if let Some(noted) = noted {
-        noted.settle(response.status(), response.extensions()).await;
+    if let Some(entry) = noted.and_then(|noted| noted.settle(&response)) {
+        app.audit.record(entry).await;
     }
     if let Some(allowance) = caller.allowance {
         show(allowance, &mut response);
@@ -97,14 +97,16 @@ impl<'a> Noted<'a> {
         Self { audit, entry: Some(entry) }
     }
 
-    async fn settle(mut self, status: StatusCode, extensions: &Extensions) {
-        let Some(mut entry) = self.entry.take() else { return };
-        entry.status = status.as_u16();
+    /// The entry with the answer in it.
+    fn settle(mut self, response: &Response) -> Option<AuditEntry> {
+        let mut entry = self.entry.take()?;
+        let extensions = response.extensions();
+        entry.status = response.status().as_u16();
         entry.error = extensions.get::<ErrorCode>().copied();
         if entry.resource_id.is_none() {
             entry.resource_id = extensions.get::<MadeId>().map(|MadeId(id)| id.clone());
         }
-        self.audit.record(entry).await;
+        Some(entry)
     }
 }
 
@@ -122,12 +124,12 @@ impl Guard {
         let actor = match recognised {
             Ok(Some(actor)) => actor,
             Ok(None) => return Ok(()),
-            Err(fault) => return Err(self.of_stranger(fault, caller)),
+            Err(fault) => return Err(self.of_stranger(fault, caller).await),
         };
         let admission = self.app.limits.admit(&actor).await;
         caller.allowance = admission.allowance;
         if let Some(refusal) = admission.refusal {
-            caller.is_flood = !self.app.limits.is_recorded(&actor);
+            caller.is_flood = !self.app.limits.is_recorded(&actor).await;
             caller.actor = Some(actor);
             return Err(refusal.into());
         }
@@ -149,11 +151,11 @@ impl Guard {
     }
 
     /// Who keeps failing is not written down any more.
-    fn of_stranger(&self, fault: Fault, caller: &mut Caller) -> Fault {
+    async fn of_stranger(&self, fault: Fault, caller: &mut Caller) -> Fault {
         if fault.0.code != ErrorCode::Unauthorized {
             return fault;
         }
-        match self.app.limits.refuse_stranger(caller.ip) {
+        match self.app.limits.refuse_stranger(caller.ip).await {
             Some(refusal) => {
                 caller.is_flood = true;
                 refusal.into()

@@ -9,7 +9,7 @@ use crate::{
     config::RateLimits,
     domain::actor::Actor,
     failure::chain,
-    ledger::{MemoryLedger, RateState, RateWindow, SharedLedger},
+    ledger::{Ledger as _, MemoryLedger, RateState, RateWindow, SharedLedger},
     metrics::Metrics,
 };
 
@@ -72,18 +72,24 @@ impl Limits {
             Err(error) => {
                 self.metrics.ledger_failures.inc();
                 tracing::warn!(error = chain(&error), "this process counts rates alone");
-                self.local.count(windows, now)
+                self.count_here(windows, now).await
             }
         }
+    }
+
+    async fn count_here(&self, windows: &[RateWindow], now: Timestamp) -> Vec<RateState> {
+        // Memory always answers.
+        self.local.admit(windows, now).await.unwrap_or_default()
     }
 
     /// Counts a request whose credential was not accepted; `Some` once there were too many. A
     /// request that is recognised is never refused for its neighbours' failures: many callers may
     /// share an address.
-    pub fn refuse_stranger(&self, ip: IpAddr) -> Option<ErrorBody> {
+    pub async fn refuse_stranger(&self, ip: IpAddr) -> Option<ErrorBody> {
         let limit = self.limits.strangers?;
         let window = [RateWindow { key: format!("ip:{}", network_of(ip)), limit }];
-        let refusal = refusal_of(&window, &self.local.count(&window, Timestamp::now()));
+        let states = self.count_here(&window, Timestamp::now()).await;
+        let refusal = refusal_of(&window, &states);
         if refusal.is_some() {
             self.metrics.rate_limited.inc();
         }
@@ -92,10 +98,10 @@ impl Limits {
 
     /// Whether the audit log shall have one more refusal of this caller: who is over its limits
     /// could otherwise fill it.
-    pub fn is_recorded(&self, actor: &Actor) -> bool {
+    pub async fn is_recorded(&self, actor: &Actor) -> bool {
         let key = format!("refused:{}", actor.user_id);
         let window = [RateWindow { key, limit: RECORDED_REFUSALS }];
-        let states = self.local.count(&window, Timestamp::now());
+        let states = self.count_here(&window, Timestamp::now()).await;
         states.iter().all(|state| state.retry_after.is_none())
     }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     board::{TaskBoard, TaskRuns},
+    quota_reconciler::fill_ledger,
     reconciler::Reconciler,
 };
 use crate::{app::App, failure::chain};
@@ -62,6 +63,10 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
     });
     runner.spawn("audit retention", hour, Arc::clone(app), |app| async {
         let result = audit_retention::run_once(&app).await;
+        (app, result.map_err(Into::into))
+    });
+    runner.spawn("key uses", five_seconds, Arc::clone(app), |app| async {
+        let result = app.credentials.flush_uses().await;
         (app, result.map_err(Into::into))
     });
     runner.set

@@ -71,7 +71,7 @@ async fn no_operation_is_open_to_strangers_unless_it_says_so() {
 async fn no_operation_is_done_without_its_permission() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
-    let nobody = server.api.with_key(&server.key_without_permissions(dir.path()).await);
+    let nobody = server.api.with_key(&server.key_without_permissions().await);
     let mut checked = 0;
     for operation in operations(&server).await {
         if operation.spec["x-permission"].is_string() {

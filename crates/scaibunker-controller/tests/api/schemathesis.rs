@@ -3,6 +3,7 @@
 
 use std::{path::Path, process::Stdio};
 
+use serde_json::json;
 use tokio::process::Command;
 
 use crate::server::Server;
@@ -22,18 +23,19 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("put_object", "takes the worker token"),
 ];
 
+/// Operations that end what all others are tried on.
+const ENDS: &str = "^(delete|revoke)_";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_is_one_that_the_document_describes() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let _worker = server.worker().await;
-    let id = server.api.running_bunker().await;
-    std::fs::write(dir.path().join("schemathesis.toml"), settings(&id)).unwrap();
-    // An end comes last: the bunker is what all others are tried on.
-    let mut others = vec!["--exclude-operation-id", "delete_bunker"];
+    std::fs::write(dir.path().join("schemathesis.toml"), settings(&server).await).unwrap();
+    let mut others = vec!["--exclude-operation-id-regex", ENDS];
     others.extend(LEFT_OUT.iter().flat_map(|(name, _)| ["--exclude-operation-id", name]));
     run(&server, dir.path(), &others).await;
-    run(&server, dir.path(), &["--include-operation-id", "delete_bunker"]).await;
+    run(&server, dir.path(), &["--include-operation-id-regex", ENDS]).await;
     // Refusals alone would prove little.
     for operation in ["create_bunker", "update_bunker", "run_exec", "write_file", "delete_bunker"] {
         let done = format!("//v1/audit-log?status=ok&action={operation}&limit=1");
@@ -66,9 +68,11 @@ async fn run(server: &Server, dir: &Path, operations: &[&str]) {
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
      response_headers_conformance,response_schema_conformance";
 
-/// Operations on a bunker get one that runs; a create may find no room for what it asks.
-fn settings(bunker: &str) -> String {
-    format!(
+/// Operations get objects that exist, and none that the run itself depends on, such as its own
+/// user. A create may find no room for what it asks.
+async fn settings(server: &Server) -> String {
+    let bunker = server.api.running_bunker().await;
+    let mut settings = format!(
         "[[operations]]\n\
          include-path-regex = '/bunkers/\\{{id\\}}'\n\
          parameters = {{ \"path.id\" = \"{bunker}\" }}\n\
@@ -76,5 +80,27 @@ fn settings(bunker: &str) -> String {
          include-operation-id = [\"create_bunker\"]\n\
          [operations.checks.not_a_server_error]\n\
          expected-statuses = [\"2xx\", \"4xx\", 503]\n"
-    )
+    );
+    let iam = |kind: &str| format!("//v1/iam/{kind}");
+    let partner = server.make(&iam("partners"), &json!({ "name": "spare" })).await;
+    let tenant = json!({ "name": "spare", "partner_id": partner });
+    let tenant = server.make(&iam("tenants"), &tenant).await;
+    let user = json!({ "name": "spare", "tenant_id": tenant });
+    let user = server.make(&iam("users"), &user).await;
+    let key = json!({ "name": "spare", "user_id": user });
+    let key = server.make(&iam("api-keys"), &key).await;
+    for (place, id) in [
+        ("/iam/partners/", partner),
+        ("/iam/tenants/", tenant),
+        ("/iam/users/", user.clone()),
+        ("/v1/users/", user),
+        ("/iam/api-keys/", key),
+    ] {
+        settings.push_str(&format!(
+            "[[operations]]\n\
+             include-path-regex = '{place}'\n\
+             parameters = {{ \"path.id\" = \"{id}\" }}\n"
+        ));
+    }
+    settings
 }

@@ -2,10 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use scaibunker_api::ids::{ApiKeyId, TenantId, UserId};
 use scaibunker_controller::{Controller, ControllerConfig, ControllerError, RateLimits};
-use sha2::{Digest as _, Sha256};
-use sqlx::Connection as _;
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -52,28 +50,17 @@ impl Server {
         self.serving.await.unwrap().unwrap();
     }
 
-    /// The key of a user of a tenant of its own, to whom nothing is granted.
-    pub async fn key_without_permissions(&self, dir: &Path) -> String {
-        let key = format!("sgk_{}", "0".repeat(64));
-        let hash: String = Sha256::digest(&key).iter().map(|byte| format!("{byte:02x}")).collect();
-        let (tenant, user) = (TenantId::generate(), UserId::generate());
-        let url = format!("sqlite://{}", dir.join("scaibunker.db").display());
-        let mut database = sqlx::AnyConnection::connect(&url).await.unwrap();
-        for insert in [
-            format!("INSERT INTO tenants (id, name, created_at) VALUES ('{tenant}', 't', 0)"),
-            format!(
-                "INSERT INTO users (id, tenant_id, name, role, created_at) \
-                 VALUES ('{user}', '{tenant}', 'u', 'tenant_user', 0)"
-            ),
-            format!(
-                "INSERT INTO api_keys (id, user_id, name, hash, created_at) \
-                 VALUES ('{}', '{user}', 'k', '{hash}', 0)",
-                ApiKeyId::generate()
-            ),
-        ] {
-            sqlx::query(sqlx::AssertSqlSafe(insert)).execute(&mut database).await.unwrap();
-        }
-        key
+    /// The key of a user to whom nothing is granted.
+    pub async fn key_without_permissions(&self) -> String {
+        let user = self.make("//v1/iam/users", &json!({ "name": "nobody" })).await;
+        let key = json!({ "name": "key", "user_id": user });
+        let key = self.api.post("//v1/iam/api-keys", &key).await;
+        key.data()["key"].as_str().unwrap().to_owned()
+    }
+
+    /// Makes an object; its id.
+    pub async fn make(&self, path: &str, body: &Value) -> String {
+        self.api.post(path, body).await.data()["id"].as_str().unwrap().to_owned()
     }
 
     /// A worker that is linked.
