@@ -59,8 +59,15 @@ pub struct Foundations {
 impl App {
     /// Wires the parts around an open database and object store.
     pub async fn wire(foundations: Foundations) -> Result<Arc<Self>, StoreError> {
-        let Foundations { store, ledger, credentials, objects, worker_token, stale_after, public_url } =
-            foundations;
+        let Foundations {
+            store,
+            ledger,
+            credentials,
+            objects,
+            worker_token,
+            stale_after,
+            public_url,
+        } = foundations;
         let live = store.live_bunkers(None).await?;
         let (workers, images) = (store.workers().await?, store.images().await?);
         let fleet = Arc::new(Fleet::restore(workers, images, &live, stale_after));

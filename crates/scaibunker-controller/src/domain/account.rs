@@ -52,9 +52,7 @@ impl Account {
         let powers = Powers::of(role, standing.granted, home);
         let reach = match powers.extent {
             Extent::Platform => Reach::Platform,
-            Extent::Partner(partner) => {
-                Reach::Partner(partner, Arc::new(standing.partner_tenants))
-            }
+            Extent::Partner(partner) => Reach::Partner(partner, Arc::new(standing.partner_tenants)),
             Extent::Tenant(tenant) => Reach::Tenant(tenant),
         };
         let member = Member { user_id, tenant_id: home.tenant_id, group_ids: &group_ids };

@@ -188,8 +188,11 @@ mod tests {
     }
 
     fn user() -> impl Strategy<Value = User> {
-        (role(), grants(), 0usize..4)
-            .prop_map(|(role, granted, tenant)| User { role, granted, tenant })
+        (role(), grants(), 0usize..4).prop_map(|(role, granted, tenant)| User {
+            role,
+            granted,
+            tenant,
+        })
     }
 
     /// Every permission with every tenant it can be used in.
@@ -259,9 +262,7 @@ mod tests {
     fn an_admin_manages_equals_but_nobody_above() {
         let world = World::new();
         let of = |role| User { role, granted: vec![], tenant: 1 };
-        let manages = |by, on| {
-            check_manages(&world.actor(&of(by)), &world.powers(&of(on))).is_ok()
-        };
+        let manages = |by, on| check_manages(&world.actor(&of(by)), &world.powers(&of(on))).is_ok();
         assert!(manages(Role::TenantAdmin, Role::TenantAdmin));
         assert!(manages(Role::PartnerAdmin, Role::PartnerViewer));
         assert!(!manages(Role::TenantAdmin, Role::PartnerViewer));

@@ -183,7 +183,9 @@ mod tests {
 
     #[test]
     fn addresses_have_two_parts() {
-        for (text, valid) in [("a@b", true), ("@b", false), ("a@", false), ("a b@c", false), ("a", false)] {
+        for (text, valid) in
+            [("a@b", true), ("@b", false), ("a@", false), ("a b@c", false), ("a", false)]
+        {
             assert_eq!(is_email(text), valid, "{text}");
         }
     }

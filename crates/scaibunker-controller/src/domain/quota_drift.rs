@@ -37,7 +37,8 @@ pub fn differences(
     live: &[Bunker],
 ) -> HashSet<Difference> {
     let ids: HashSet<_> = live.iter().map(|bunker| bunker.id).collect();
-    let left_over = charges.keys().filter(|id| !ids.contains(id)).copied().map(Difference::LeftOver);
+    let left_over =
+        charges.keys().filter(|id| !ids.contains(id)).copied().map(Difference::LeftOver);
     let mischarged = live.iter().filter_map(|bunker| {
         let charge = charges.get(&bunker.id).cloned();
         let (id, generation) = (bunker.id, bunker.generation);
@@ -86,10 +87,8 @@ mod tests {
         let running = owned(BunkerStatus::Running, bucket);
         let paused = owned(BunkerStatus::Paused, bucket);
         let charge = running.charge().unwrap();
-        let charges = HashMap::from([
-            (running.id, charge.clone()),
-            (paused.id, paused.charge().unwrap()),
-        ]);
+        let charges =
+            HashMap::from([(running.id, charge.clone()), (paused.id, paused.charge().unwrap())]);
         let counters = counters_of(charges.values());
         let live = [running.clone(), paused.clone()];
         assert!(differences(&charges, &counters, &live).is_empty());

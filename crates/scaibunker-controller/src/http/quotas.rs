@@ -17,8 +17,8 @@ use super::{
     answer::{Answer, ListAnswer, Made},
     body::JsonBody,
     fault::Fault,
-    idempotency::IdempotencyKey,
     iam::TenantListQuery,
+    idempotency::IdempotencyKey,
     page::{ListQuery, Page},
     path::{PathId, PathPair},
     query::{NoQuery, Query},
@@ -137,8 +137,7 @@ pub(super) async fn list(
     Query(query): Query<TenantListQuery>,
 ) -> Result<ListAnswer<QuotaProfile>, Fault> {
     let page = Page::parse(query.limit, query.cursor.as_deref())?;
-    let found =
-        app.quotas.profiles(&actor, query.tenant_id, page.after, page.limit + 1).await?;
+    let found = app.quotas.profiles(&actor, query.tenant_id, page.after, page.limit + 1).await?;
     Ok(page.answer(found, |profile| profile.id))
 }
 

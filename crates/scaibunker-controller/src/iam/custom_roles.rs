@@ -116,8 +116,7 @@ impl Iam {
     /// added to it would reach as far as theirs.
     async fn check_holders(&self, actor: &Actor, id: CustomRoleId) -> Result<(), Failure> {
         let filter = UserFilter { custom_role: Some(id), ..UserFilter::default() };
-        let holders =
-            self.store.list_users(Scope::Everything, &filter, MAX_HOLDERS + 1).await?;
+        let holders = self.store.list_users(Scope::Everything, &filter, MAX_HOLDERS + 1).await?;
         if holders.len() > MAX_HOLDERS {
             let message =
                 format!("more than {MAX_HOLDERS} users have the role; make another one for some");

@@ -28,11 +28,10 @@ impl Iam {
     ) -> Result<Created<Partner>, Failure> {
         actor.require_platform(Permission::Admin)?;
         request.checked()?;
-        let creation =
-            match Creation::begin(&self.store, actor, key, "partner", &request).await? {
-                Ok(creation) => creation,
-                Err(repeated) => return Ok(repeated),
-            };
+        let creation = match Creation::begin(&self.store, actor, key, "partner", &request).await? {
+            Ok(creation) => creation,
+            Err(repeated) => return Ok(repeated),
+        };
         let partner =
             Partner { id: PartnerId::generate(), name: request.name, created_at: Timestamp::now() };
         let key = creation.key(&partner);

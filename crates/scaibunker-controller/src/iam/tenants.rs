@@ -29,11 +29,10 @@ impl Iam {
     ) -> Result<Created<Tenant>, Failure> {
         actor.require(Permission::Admin)?;
         request.checked()?;
-        let creation =
-            match Creation::begin(&self.store, actor, key, "tenant", &request).await? {
-                Ok(creation) => creation,
-                Err(repeated) => return Ok(repeated),
-            };
+        let creation = match Creation::begin(&self.store, actor, key, "tenant", &request).await? {
+            Ok(creation) => creation,
+            Err(repeated) => return Ok(repeated),
+        };
         let partner_id = match request.partner_id {
             Some(partner) => partner,
             None => self.tenant_in_reach(actor, actor.tenant_id).await?.partner_id,

@@ -76,8 +76,9 @@ impl State {
     }
 
     fn check(&self, profiles: &[AppliedProfile], asked: Amounts) -> Reserved {
-        let mut refusals =
-            profiles.iter().filter_map(|profile| profile.exceeded(self.counted(profile.bucket), asked));
+        let mut refusals = profiles
+            .iter()
+            .filter_map(|profile| profile.exceeded(self.counted(profile.bucket), asked));
         refusals.next().map_or(Ok(()), Err)
     }
 
@@ -226,8 +227,11 @@ impl Ledger for MemoryLedger {
                 Counted { previous: rate.previous, current: rate.current, elapsed_ms }
             })
             .collect();
-        let waits: Vec<_> =
-            counts.iter().zip(windows).map(|(counted, window)| counted.wait(window.limit)).collect();
+        let waits: Vec<_> = counts
+            .iter()
+            .zip(windows)
+            .map(|(counted, window)| counted.wait(window.limit))
+            .collect();
         if waits.iter().all(Option::is_none) {
             for (counted, window) in counts.iter_mut().zip(windows) {
                 counted.current += 1;

@@ -30,11 +30,10 @@ impl Quotas {
         actor.require(Permission::AdminTenant)?;
         let mode = mode_of(request.target_kind, request.mode)?;
         let asked = (profile_id, &request);
-        let creation =
-            match Creation::begin(&self.store, actor, key, "assignment", &asked).await? {
-                Ok(creation) => creation,
-                Err(repeated) => return Ok(repeated),
-            };
+        let creation = match Creation::begin(&self.store, actor, key, "assignment", &asked).await? {
+            Ok(creation) => creation,
+            Err(repeated) => return Ok(repeated),
+        };
         let profile = self.profile(actor, profile_id).await?;
         let kind = request.target_kind;
         let tenant = self.tenant_of_target(actor, kind, &request.target_id).await?;

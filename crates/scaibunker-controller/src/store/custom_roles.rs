@@ -72,8 +72,7 @@ impl Store {
         }
         let mut query = Select::new("SELECT * FROM custom_roles WHERE id");
         query.within(ids.iter().map(ToString::to_string));
-        let rows: Vec<CustomRoleRow> =
-            query.fetch_all(&self.readers, "read custom roles").await?;
+        let rows: Vec<CustomRoleRow> = query.fetch_all(&self.readers, "read custom roles").await?;
         rows.into_iter().map(CustomRole::try_from).collect()
     }
 
@@ -91,8 +90,7 @@ impl Store {
             query.push(" AND tenant_id = ").bind(tenant.to_string());
         }
         query.page(before, limit);
-        let rows: Vec<CustomRoleRow> =
-            query.fetch_all(&self.readers, "list custom roles").await?;
+        let rows: Vec<CustomRoleRow> = query.fetch_all(&self.readers, "list custom roles").await?;
         rows.into_iter().map(CustomRole::try_from).collect()
     }
 

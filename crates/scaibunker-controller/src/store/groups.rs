@@ -107,13 +107,12 @@ impl Store {
         let mut transaction = self.writer.begin().await.map_err(failed())?;
         let tree = locked_tree(&mut transaction, group.tenant_id).await?;
         tree.check_move(group.id, group.parent_id)?;
-        let done =
-            sqlx::query("UPDATE user_groups SET name = $2, parent_id = $3 WHERE id = $1")
-                .bind(group.id.to_string())
-                .bind(&group.name)
-                .bind(group.parent_id.map(|id| id.to_string()))
-                .execute(&mut *transaction)
-                .await;
+        let done = sqlx::query("UPDATE user_groups SET name = $2, parent_id = $3 WHERE id = $1")
+            .bind(group.id.to_string())
+            .bind(&group.name)
+            .bind(group.parent_id.map(|id| id.to_string()))
+            .execute(&mut *transaction)
+            .await;
         let updated = Updated::of(done, "update a group")?;
         match updated {
             Updated::Done => transaction.commit().await.map_err(failed())?,

@@ -55,8 +55,7 @@ impl TryFrom<AssignmentRow> for Assignment {
     fn try_from(row: AssignmentRow) -> Result<Self, StoreError> {
         let kinds = [TargetKind::User, TargetKind::Group, TargetKind::Tenant];
         let kind = kinds.into_iter().find(|kind| kind.as_str() == row.target_kind);
-        let modes =
-            [AssignmentMode::Individual, AssignmentMode::Shared, AssignmentMode::PerUser];
+        let modes = [AssignmentMode::Individual, AssignmentMode::Shared, AssignmentMode::PerUser];
         let mode = modes.into_iter().find(|mode| mode.as_str() == row.mode);
         Ok(Self {
             id: parsed("quota_assignments.id", &row.id)?,
@@ -126,7 +125,8 @@ impl Store {
         before: Option<QuotaProfileId>,
         limit: usize,
     ) -> Result<Vec<QuotaProfile>, StoreError> {
-        let mut query = Select::new("SELECT * FROM quota_profiles WHERE (tenant_id IS NULL OR (1 = 1");
+        let mut query =
+            Select::new("SELECT * FROM quota_profiles WHERE (tenant_id IS NULL OR (1 = 1");
         query.in_tenants_of(scope).push("))");
         if let Some(tenant) = tenant {
             query.push(" AND tenant_id = ").bind(tenant.to_string());
@@ -137,7 +137,10 @@ impl Store {
     }
 
     /// Writes a profile's new name, description and caps down.
-    pub async fn update_quota_profile(&self, profile: &QuotaProfile) -> Result<Updated, StoreError> {
+    pub async fn update_quota_profile(
+        &self,
+        profile: &QuotaProfile,
+    ) -> Result<Updated, StoreError> {
         let done = sqlx::query(
             "UPDATE quota_profiles SET name = $2, description = $3, caps = $4 WHERE id = $1",
         )

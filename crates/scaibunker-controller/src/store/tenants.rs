@@ -134,11 +134,13 @@ impl Store {
                 return Ok(Removed::InUse(what));
             }
         }
-        sqlx::query("DELETE FROM quota_assignments WHERE target_kind = 'tenant' AND target_id = $1")
-            .bind(id.to_string())
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed())?;
+        sqlx::query(
+            "DELETE FROM quota_assignments WHERE target_kind = 'tenant' AND target_id = $1",
+        )
+        .bind(id.to_string())
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed())?;
         let done = sqlx::query(
             "UPDATE tenants SET deleted_at = $2, partner_id = NULL \
              WHERE id = $1 AND deleted_at IS NULL",
@@ -182,12 +184,13 @@ impl Store {
 
     /// Gives every tenant without a partner this one.
     pub(super) async fn adopt_tenants(&self, partner: PartnerId) -> Result<(), StoreError> {
-        sqlx::query("UPDATE tenants SET partner_id = $1 WHERE partner_id IS NULL AND deleted_at IS NULL")
-            .bind(partner.to_string())
-            .execute(&self.writer)
-            .await
-            .map_err(StoreError::query("give tenants a partner"))?;
+        sqlx::query(
+            "UPDATE tenants SET partner_id = $1 WHERE partner_id IS NULL AND deleted_at IS NULL",
+        )
+        .bind(partner.to_string())
+        .execute(&self.writer)
+        .await
+        .map_err(StoreError::query("give tenants a partner"))?;
         Ok(())
     }
-
 }

@@ -213,12 +213,14 @@ impl Store {
             transaction.rollback().await.map_err(failed())?;
             return Ok(refusal);
         }
-        sqlx::query("UPDATE api_keys SET revoked_at = $2 WHERE user_id = $1 AND revoked_at IS NULL")
-            .bind(id.to_string())
-            .bind(to_micros(now))
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed())?;
+        sqlx::query(
+            "UPDATE api_keys SET revoked_at = $2 WHERE user_id = $1 AND revoked_at IS NULL",
+        )
+        .bind(id.to_string())
+        .bind(to_micros(now))
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed())?;
         for leftovers in [
             "DELETE FROM group_members WHERE user_id = $1",
             "DELETE FROM user_custom_roles WHERE user_id = $1",
@@ -238,9 +240,8 @@ impl Store {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let mut query = Select::new(
-            "SELECT user_id, custom_role_id FROM user_custom_roles WHERE user_id",
-        );
+        let mut query =
+            Select::new("SELECT user_id, custom_role_id FROM user_custom_roles WHERE user_id");
         query.within(rows.iter().map(|row| row.id.as_str())).push(" ORDER BY custom_role_id");
         let given: Vec<(String, String)> =
             query.fetch_all(&self.readers, "read users' custom roles").await?;

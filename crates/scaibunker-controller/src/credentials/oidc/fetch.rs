@@ -94,8 +94,7 @@ impl Fetcher {
             .body(Empty::new())
             .map_err(|source| FetchError::Request { url: url.clone(), source })?;
         let answer = self.0.request(request).await;
-        let answer =
-            answer.map_err(|source| FetchError::Connect { url: url.clone(), source })?;
+        let answer = answer.map_err(|source| FetchError::Connect { url: url.clone(), source })?;
         if answer.status() != StatusCode::OK {
             return Err(FetchError::Status { url: url.clone(), status: answer.status() });
         }

@@ -104,7 +104,10 @@ impl Keys {
                 Ok(())
             }
             Err(error) if seen.is_some() => {
-                tracing::warn!(error = chain(&error), "the keys of the token issuer stay as they were");
+                tracing::warn!(
+                    error = chain(&error),
+                    "the keys of the token issuer stay as they were"
+                );
                 Ok(())
             }
             Err(error) => Err(error),
@@ -156,9 +159,10 @@ fn fits(key: &Jwk, algorithm: Algorithm) -> bool {
         (AlgorithmParameters::OctetKeyPair(curve), EdDSA) => curve.curve == EllipticCurve::Ed25519,
         _ => false,
     };
-    let is_for_this = key.common.key_algorithm.as_ref().is_none_or(|declared| {
-        ALGORITHMS.contains(&algorithm) && is_named(declared, algorithm)
-    });
+    let is_for_this =
+        key.common.key_algorithm.as_ref().is_none_or(|declared| {
+            ALGORITHMS.contains(&algorithm) && is_named(declared, algorithm)
+        });
     let is_for_signing =
         key.common.public_key_use.as_ref().is_none_or(|used| *used == PublicKeyUse::Signature);
     is_of_kind && is_for_this && is_for_signing

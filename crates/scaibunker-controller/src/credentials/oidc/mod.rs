@@ -63,8 +63,7 @@ impl Oidc {
         if audience.is_empty() {
             return Err(OidcError::NoAudience);
         }
-        let issuer: Url =
-            issuer_url.parse().map_err(|_| OidcError::Issuer(issuer_url.clone()))?;
+        let issuer: Url = issuer_url.parse().map_err(|_| OidcError::Issuer(issuer_url.clone()))?;
         let has_more = issuer.query().is_some() || issuer.fragment().is_some();
         if !is_allowed(&issuer) || has_more {
             return Err(OidcError::Issuer(issuer_url));

@@ -29,7 +29,8 @@ pub(super) const ALGORITHMS: [Algorithm; 9] = [
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),
     verifier_factory: |algorithm, key| {
-        let scheme = scheme_of(*algorithm).ok_or_else(|| Error::from(ErrorKind::InvalidAlgorithm))?;
+        let scheme =
+            scheme_of(*algorithm).ok_or_else(|| Error::from(ErrorKind::InvalidAlgorithm))?;
         if key.family() != algorithm.family() {
             return Err(ErrorKind::InvalidKeyFormat.into());
         }

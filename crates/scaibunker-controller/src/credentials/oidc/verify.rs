@@ -20,7 +20,9 @@ pub(super) enum InvalidToken {
     NoToken,
     #[error("the token is signed in a way that is not accepted; RS256, PS256, ES256 and EdDSA are")]
     Algorithm,
-    #[error("the token says that it can only be understood with an extension that is not known here")]
+    #[error(
+        "the token says that it can only be understood with an extension that is not known here"
+    )]
     Critical,
     #[error("the token's key is not one of the issuer's; get a new token")]
     UnknownKey,
@@ -34,7 +36,9 @@ pub(super) enum InvalidToken {
     Expired,
     #[error("the token is not valid yet; compare the clocks")]
     Early,
-    #[error("the token lacks `sub`, `exp`, `iss` or `aud`, or has one that is not what it should be")]
+    #[error(
+        "the token lacks `sub`, `exp`, `iss` or `aud`, or has one that is not what it should be"
+    )]
     Claims,
 }
 

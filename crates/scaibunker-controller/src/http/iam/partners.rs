@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    extract::State,
-    http::StatusCode,
-};
+use axum::{extract::State, http::StatusCode};
 use scaibunker_api::{
     iam::{CreatePartner, Partner, PatchPartner},
     ids::PartnerId,

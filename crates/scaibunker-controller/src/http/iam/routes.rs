@@ -24,17 +24,10 @@ use super::{
 
 /// Every route of identity.
 pub(in crate::http) fn all() -> Vec<Route> {
-    let me = Route::get("/v1/iam/me", "get_me", "Who you are, and what you may do", Authenticated, me)
-        .answers::<Me>(200);
-    let tables = [
-        vec![me],
-        partners(),
-        tenants(),
-        users(),
-        groups(),
-        api_keys(),
-        custom_roles(),
-    ];
+    let me =
+        Route::get("/v1/iam/me", "get_me", "Who you are, and what you may do", Authenticated, me)
+            .answers::<Me>(200);
+    let tables = [vec![me], partners(), tenants(), users(), groups(), api_keys(), custom_roles()];
     tables.into_iter().flatten().collect()
 }
 
@@ -114,15 +107,9 @@ fn tenants() -> Vec<Route> {
         .with_idempotency()
         .body::<CreateTenant>()
         .answers::<Tenant>(201),
-        Route::get(
-            "/v1/iam/tenants/{id}",
-            "get_tenant",
-            "A tenant",
-            Authenticated,
-            tenants::show,
-        )
-        .param::<TenantId>("id")
-        .answers::<Tenant>(200),
+        Route::get("/v1/iam/tenants/{id}", "get_tenant", "A tenant", Authenticated, tenants::show)
+            .param::<TenantId>("id")
+            .answers::<Tenant>(200),
         Route::patch(
             "/v1/iam/tenants/{id}",
             "update_tenant",
@@ -169,15 +156,9 @@ fn users() -> Vec<Route> {
         .body::<CreateUser>()
         .answers::<User>(201)
         .fails(&[Code::AlreadyExists]),
-        Route::get(
-            "/v1/iam/users/{id}",
-            "get_user",
-            "A user",
-            Authenticated,
-            users::show,
-        )
-        .param::<UserId>("id")
-        .answers::<User>(200),
+        Route::get("/v1/iam/users/{id}", "get_user", "A user", Authenticated, users::show)
+            .param::<UserId>("id")
+            .answers::<User>(200),
         Route::patch(
             "/v1/iam/users/{id}",
             "update_user",
