@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{Api, eventually},
     people::{Person, key_of, make, outcome, person, tenant},
-    server::Server,
+    server::{Server, config},
 };
 
 /// Two partners; the first has two tenants, each with people.
@@ -366,7 +366,7 @@ async fn credentials_end_within_five_seconds() {
         .await;
     refused_soon(&world.user.api, "revoked").await;
 
-    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
     let body = json!({ "name": "brief", "user_id": world.user.id, "expires_at": soon });
     let key = root.post("//v1/iam/api-keys", &body).await.data()["key"].clone();
     let brief = root.with_key(key.as_str().unwrap());
@@ -569,5 +569,73 @@ async fn a_use_of_a_key_is_noted() {
     let noted =
         eventually(async || !world.root().get(&path).await.data()[0]["last_used_at"].is_null());
     assert!(noted.await);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_key_revoked_at_another_controller_ends_within_five_seconds() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let database = format!("sqlite:{}", one.path().join("shared.db").display());
+    let sharing = |dir: &std::path::Path| {
+        let mut config = config(dir);
+        config.database = Some(database.parse().unwrap());
+        config
+    };
+    let first = Server::start_with(sharing(one.path())).await;
+    std::fs::copy(one.path().join("admin.key"), two.path().join("admin.key")).unwrap();
+    let second = Server::start_with(sharing(two.path())).await;
+    let home = tenant(&first.api, "t").await;
+    let user = person(&first.api, &home, "tenant_user", &[]).await;
+    let keys = first.api.get(&format!("//v1/iam/api-keys?user_id={}", user.id)).await;
+    let key = format!("//v1/iam/api-keys/{}", ids(keys.data())[0]);
+    let elsewhere = second.api.with_key(&user.api.key);
+    assert_eq!(elsewhere.get("//v1/iam/me").await.status, 200);
+    let began = Instant::now();
+    first.api.done(Method::DELETE, &key, &Value::Null).await;
+    assert!(eventually(async || elsewhere.get("//v1/iam/me").await.status == 401).await);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_are_checked() {
+    let world = World::new().await;
+    let root = world.root();
+    for (path, body, fields) in [
+        ("//v1/iam/partners", json!({ "name": "" }), vec!["name"]),
+        ("//v1/iam/partners", json!({ "nam": "x" }), vec!["nam"]),
+        ("//v1/iam/tenants", json!({ "name": "a\u{7}" }), vec!["name"]),
+        ("//v1/iam/users", json!({ "name": "a", "email": "nobody" }), vec!["email"]),
+        (
+            "//v1/iam/users",
+            json!({ "name": "a", "module_permissions": ["scaibunker:all"] }),
+            vec!["module_permissions[0]"],
+        ),
+        ("//v1/iam/users", json!({ "name": "a", "role": "god" }), vec!["role"]),
+        (
+            "//v1/iam/users",
+            json!({ "name": "a", "custom_role_ids": ["rol_01jd7y2m0k3v9c8x5w6t7r4q2z"] }),
+            vec!["custom_role_ids"],
+        ),
+        (
+            "//v1/iam/api-keys",
+            json!({ "name": "k", "expires_at": "2020-01-01T00:00:00Z" }),
+            vec!["expires_at"],
+        ),
+        (
+            "//v1/iam/groups",
+            json!({ "name": "g", "parent_id": "grp_01jd7y2m0k3v9c8x5w6t7r4q2z" }),
+            vec!["parent_id"],
+        ),
+        ("/quota-profiles", json!({ "name": "q", "max_memory": 1 }), vec!["max_memory"]),
+        ("/quota-profiles", json!({ "name": "q", "max_memory_mb": -1 }), vec!["max_memory_mb"]),
+    ] {
+        let answer = root.post(path, &body).await;
+        assert_eq!(answer.error(), (422, "VALIDATION_ERROR"), "{path} {body}");
+        assert_eq!(answer.fields(), fields, "{path} {body}");
+    }
+    let tenant = json!({ "name": "t", "partner_id": "prt_01jd7y2m0k3v9c8x5w6t7r4q2z" });
+    assert_eq!(root.post("//v1/iam/tenants", &tenant).await.error(), (404, "NOT_FOUND"));
     world.end().await;
 }
