@@ -156,6 +156,7 @@ fn spoof_guard_by_default() -> bool {
 pub struct CreateBunker {
     /// Name, `name@digest` or id. Empty only with `snapshot_id`.
     #[serde(default)]
+    #[schemars(length(max = 255))]
     pub image: String,
     /// Start from this snapshot instead of an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -163,6 +164,7 @@ pub struct CreateBunker {
     #[serde(default)]
     pub lifecycle_mode: LifecycleMode,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub label_set: BTreeMap<String, String>,
@@ -175,27 +177,35 @@ pub struct CreateBunker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interfaces: Option<Vec<Interface>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 1_024_000))]
     pub cpu_millicores: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 128), extend("multipleOf" = 2))]
     pub memory_mb: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 1_048_576))]
     pub disk_mb: Option<u32>,
     #[serde(default)]
     pub gpu_count: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
     pub gpu_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub max_lifetime_s: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub idle_timeout_s: Option<u64>,
     #[serde(default)]
     pub session_type: SessionType,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
     pub session_ref: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env_vars: BTreeMap<String, String>,
     /// Egress cap, 1–10000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
     pub bandwidth_mbit: Option<u32>,
     #[serde(default)]
     pub egress_audit: bool,

@@ -22,6 +22,12 @@ macro_rules! error_codes {
                 match self { $(Self::$name => $text,)* }
             }
 
+            /// Reads what [`Self::as_str`] wrote.
+            #[must_use]
+            pub fn from_text(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$name),)* _ => None }
+            }
+
             /// The HTTP status an answer with this code has.
             #[must_use]
             pub fn http_status(self) -> StatusCode {

@@ -27,17 +27,21 @@ pub enum Command {
 pub struct ExecRequest {
     pub command: Command,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
     pub cwd: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
     pub user: Option<String>,
     /// Text for the command's standard input; not together with `stdin_base64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("contentEncoding" = "base64"))]
     pub stdin_base64: Option<String>,
     #[serde(default = "default_timeout_s")]
+    #[schemars(range(min = 1))]
     pub timeout_s: u64,
     /// Answer with server-sent events instead of one object.
     #[serde(default)]

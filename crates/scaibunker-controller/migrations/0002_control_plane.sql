@@ -92,6 +92,9 @@ CREATE INDEX quota_assignments_by_profile ON quota_assignments (profile_id, id);
 -- `buckets` is a JSON array of the quota buckets that the bunker was charged to.
 ALTER TABLE bunkers ADD COLUMN buckets TEXT NOT NULL DEFAULT '[]';
 
+-- Microseconds of idleness that end the bunker.
+ALTER TABLE bunkers ADD COLUMN idle_timeout_us BIGINT;
+
 -- `resource_id` and `answer` of a request that made something else than a bunker.
 DROP TABLE idempotency_keys;
 CREATE TABLE idempotency_keys (

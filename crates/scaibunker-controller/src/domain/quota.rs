@@ -213,7 +213,9 @@ impl AppliedProfile {
         })
     }
 
-    fn refusal(
+    /// The refusal that this profile's cap on a resource leads to.
+    #[must_use]
+    pub fn refusal(
         &self,
         resource: Resource,
         current: u64,

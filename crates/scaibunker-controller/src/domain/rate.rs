@@ -17,12 +17,6 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// Whether one more request stays within `limit`.
-    #[must_use]
-    pub fn admits(&self, limit: u32) -> bool {
-        self.wait(limit).is_none()
-    }
-
     /// Requests in the last 60 seconds, rounded up.
     #[must_use]
     pub fn used(&self) -> u64 {
@@ -96,8 +90,8 @@ mod tests {
                 None => prop_assert!(counted.used() < u64::from(limit)),
                 Some(wait) => {
                     let wait = wait.as_millis() as u64;
-                    prop_assert!(after(wait).admits(limit));
-                    prop_assert!(wait < 3 || !after(wait - 3).admits(limit));
+                    prop_assert!(after(wait).wait(limit).is_none());
+                    prop_assert!(wait < 3 || after(wait - 3).wait(limit).is_some());
                 }
             }
         }
@@ -114,7 +108,7 @@ mod tests {
                 let minute = (time / WINDOW_MS) as usize;
                 let previous = minute.checked_sub(1).map_or(0, |before| counts[before]);
                 let elapsed_ms = time % WINDOW_MS;
-                if (Counted { previous, current: counts[minute], elapsed_ms }).admits(limit) {
+                if (Counted { previous, current: counts[minute], elapsed_ms }).wait(limit).is_none() {
                     counts[minute] += 1;
                 }
             }
@@ -125,7 +119,7 @@ mod tests {
     #[test]
     fn a_limit_of_zero_admits_nothing() {
         let empty = Counted { previous: 0, current: 0, elapsed_ms: 0 };
-        assert!(!empty.admits(0) && empty.admits(1));
+        assert!(empty.wait(0).is_some() && empty.wait(1).is_none());
         assert_eq!(empty.empty_after(), Duration::ZERO);
     }
 }

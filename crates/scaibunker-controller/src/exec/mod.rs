@@ -36,6 +36,7 @@ use crate::{
     },
     failure::{Failure, chain},
     fleet::{ExecFrames, LinkError, RequestBody},
+    metrics::Metrics,
 };
 
 /// The guest ends a command at its limit; one that does not within this time is beyond control.
@@ -48,6 +49,7 @@ const FEED_LIMIT: Duration = Duration::from_secs(1);
 /// The service; one for the process.
 pub struct Execs {
     bunkers: Arc<Bunkers>,
+    metrics: Arc<Metrics>,
     /// Input on its way to commands that nobody waits for.
     tasks: TaskTracker,
     /// Cancelled when no command may be followed any longer.
@@ -57,8 +59,13 @@ pub struct Execs {
 impl Execs {
     /// A service on `bunkers`.
     #[must_use]
-    pub fn new(bunkers: Arc<Bunkers>, tasks: TaskTracker, drained: CancellationToken) -> Self {
-        Self { bunkers, tasks, drained }
+    pub fn new(
+        bunkers: Arc<Bunkers>,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        drained: CancellationToken,
+    ) -> Self {
+        Self { bunkers, metrics, tasks, drained }
     }
 
     /// Starts a command; dropping the session ends it.
@@ -74,6 +81,7 @@ impl Execs {
         let limit = prepared.start.timeout_s.map(|s| Duration::from_secs(s) + OUTER_BOUND);
         let input = input::of_attached(&prepared).map_err(unwritable)?;
         let frames = opened(link.exec(id, input, &actor.request_id.to_string())).await?;
+        self.metrics.execs.inc();
         tracing::info!(%exec_id, "a command starts");
         Ok(self.session(id, exec_id, frames, limit))
     }
@@ -91,6 +99,7 @@ impl Execs {
         let input = input::of_detached(&prepared).map_err(unwritable)?;
         let frames = opened(link.exec(id, input, &request_id)).await?;
         let started = started(&mut self.session(id, exec_id, frames, None)).await?;
+        self.metrics.execs.inc();
         tracing::info!(%exec_id, "a detached command starts");
         if !prepared.stdin.is_empty() {
             let input = input::of_bytes(&prepared.stdin, !prepared.is_input_open);

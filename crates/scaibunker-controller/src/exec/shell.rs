@@ -49,6 +49,7 @@ impl Execs {
         let (input, body) = input::of_shell(Some(&start)).map_err(unwritable)?;
         let request_id = actor.request_id.to_string();
         let frames = opened(link.exec(id, body, &request_id)).await?;
+        self.metrics.execs.inc();
         tracing::info!(exec_id = %shell_id, "a shell starts");
         let control = ShellControl { link, bunker_id: id, shell_id, request_id };
         self.shell(frames, input, control).await

@@ -27,8 +27,7 @@ impl<S: Sync> FromRequestParts<S> for Actor {
 
 /// Recognises the caller that presents `bearer`.
 pub(super) async fn authenticate(app: &App, bearer: &str) -> Result<Actor, Fault> {
-    let (account, api_key_id) =
-        app.credentials.actor_of(bearer, Timestamp::now()).await.map_err(Fault::from)?;
+    let (account, api_key_id) = app.credentials.actor_of(bearer, Timestamp::now()).await?;
     let span = tracing::Span::current();
     span.record("tenant_id", tracing::field::display(account.tenant_id));
     Ok(account.actor(api_key_id, current_request_id()))

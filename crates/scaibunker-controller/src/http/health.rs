@@ -1,6 +1,6 @@
 //! Health, for whoever watches the process.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use axum::extract::State;
 use scaibunker_api::error::{ErrorBody, ErrorCode, ErrorDetail};
@@ -25,7 +25,10 @@ pub(super) struct Ready {
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Checks {
+    /// Always `ok`.
     database: &'static str,
+    /// Always `ok`.
+    ledger: &'static str,
     linked_workers: usize,
 }
 
@@ -41,12 +44,20 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Answer<Ready>, 
         return Err(ErrorBody::new(ErrorCode::ShuttingDown, message).into());
     }
     if let Err(error) = app.store.ping().await {
-        tracing::error!(error = chain(&error), "not ready");
-        let detail = ErrorDetail { field: "database".to_owned(), message: error.to_string() };
-        let message = "the database does not answer; the log has the cause";
-        let details = vec![detail];
-        return Err(ErrorBody { details, ..ErrorBody::new(ErrorCode::NotReady, message) }.into());
+        return Err(not_ready("database", &error));
     }
-    let checks = Checks { database: "ok", linked_workers: app.fleet.linked_workers().len() };
+    if let Err(error) = app.ledger.ping().await {
+        return Err(not_ready("ledger", &error));
+    }
+    let linked_workers = app.fleet.linked_workers().len();
+    let checks = Checks { database: "ok", ledger: "ok", linked_workers };
     Ok(Answer::ok(Ready { health: "ready", checks }))
+}
+
+fn not_ready(check: &str, error: &(dyn Error + 'static)) -> Fault {
+    tracing::error!(check, error = chain(error), "not ready");
+    let detail = ErrorDetail { field: check.to_owned(), message: error.to_string() };
+    let message = format!("the {check} does not answer; the log has the cause");
+    let details = vec![detail];
+    ErrorBody { details, ..ErrorBody::new(ErrorCode::NotReady, message) }.into()
 }

@@ -2,17 +2,22 @@
 
 mod actor;
 mod answer;
+mod audit;
 mod body;
 mod bunkers;
+mod client_ip;
 mod exec;
 mod exec_events;
 mod fault;
 mod files;
 mod guard;
 mod health;
+mod health_detailed;
 mod iam;
 mod idempotency;
 mod images;
+mod lifecycle;
+mod metrics;
 mod openapi;
 mod page;
 mod path;
@@ -40,6 +45,7 @@ use scaibunker_api::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use self::client_ip::Peer;
 use self::{fault::Fault, guard::Guard, route::Route};
 use crate::app::App;
 

@@ -9,6 +9,7 @@ use axum::{
 };
 use scaibunker_api::{error::ErrorCode, permission::Permission};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::Value;
 
 use crate::app::App;
 
@@ -109,6 +110,8 @@ pub(super) struct RouteInfo {
     pub params: Vec<(&'static str, SchemaOf)>,
     pub query: Option<SchemaOf>,
     pub body: Option<Body>,
+    /// A JSON body that makes sense.
+    pub example: Option<Value>,
     /// By HTTP status.
     pub answers: Vec<(u16, Content)>,
     /// What the route fails with beside what all of its kind do.
@@ -155,6 +158,7 @@ impl Route {
             params: Vec::new(),
             query: None,
             body: None,
+            example: None,
             answers: Vec::new(),
             errors: Vec::new(),
         };
@@ -241,6 +245,12 @@ impl Route {
 
     pub(super) fn body<T: JsonSchema>(mut self) -> Self {
         self.info.body = Some(Body::Json(reference::<T>));
+        self
+    }
+
+    /// A JSON body that makes sense.
+    pub(super) fn example(mut self, body: Value) -> Self {
+        self.info.example = Some(body);
         self
     }
 

@@ -3,7 +3,8 @@
 
 use axum::http::Method;
 use scaibunker_api::{
-    bunker::{Bunker, CreateBunker, PatchBunker},
+    audit::AuditEntry,
+    bunker::{Bunker, BunkerMetrics, CreateBunker, PatchBunker},
     error::ErrorCode as Code,
     exec::{Detached, ExecAnswer, ExecInput, ExecRecord, ExecRequest, ExecSignal},
     file::{CommitRequest, FileEntry, MkdirRequest, MoveRequest, Unpacked, Upload, UploadRequest},
@@ -13,12 +14,16 @@ use scaibunker_api::{
     worker::{Heartbeat, RegisterWorker, Registered, Worker},
 };
 
+use serde_json::json;
+
 use super::{
-    bunkers, exec, files, health, iam, images, openapi,
+    audit, bunkers, exec, files, health, health_detailed, iam, images, lifecycle, metrics, openapi,
     page::ListQuery,
     quotas,
     route::{
-        Access::{AfterBody, Needs, Platform, Proxy, Public, Reads, Worker as FromWorker},
+        Access::{
+            AfterBody, Authenticated, Needs, Platform, Proxy, Public, Reads, Worker as FromWorker,
+        },
         Content, Route,
     },
     shell, storage, worker_side, workers,
@@ -43,6 +48,7 @@ pub(super) fn all() -> Vec<Route> {
         ("Storage", storage()),
         ("Identity", iam::routes::all()),
         ("Quotas", quotas::routes()),
+        ("Audit log", audit()),
         ("Operations", operations()),
         ("For workers", from_workers()),
     ];
@@ -61,7 +67,7 @@ fn bunkers() -> Vec<Route> {
             api!("/bunkers"),
             "list_bunkers",
             "Bunkers, newest first: your own, or your tenant's for an admin of it",
-            Reads(Permission::Create),
+            Authenticated,
             bunkers::list,
         )
         .query::<bunkers::ListBunkersQuery>()
@@ -76,6 +82,7 @@ fn bunkers() -> Vec<Route> {
         .with_idempotency()
         .query::<bunkers::CreateQuery>()
         .body::<CreateBunker>()
+        .example(json!({ "image": "busybox", "memory_mb": 256 }))
         .answers::<Bunker>(201)
         .fails(&[
             Code::ImageNotFound,
@@ -93,7 +100,7 @@ fn bunkers() -> Vec<Route> {
             api!("/bunkers/{id}"),
             "get_bunker",
             "A bunker's record",
-            Reads(Permission::Create),
+            Authenticated,
             bunkers::show,
         )
         .param::<BunkerId>("id")
@@ -107,6 +114,7 @@ fn bunkers() -> Vec<Route> {
         )
         .param::<BunkerId>("id")
         .body::<PatchBunker>()
+        .example(json!({ "name": "build", "idle_timeout_s": 1800 }))
         .answers::<Bunker>(200)
         .fails(&[Code::BunkerNotRunning]),
         Route::delete(
@@ -119,6 +127,46 @@ fn bunkers() -> Vec<Route> {
         .param::<BunkerId>("id")
         .query::<bunkers::EndQuery>()
         .answers::<Bunker>(200),
+        Route::post(
+            api!("/bunkers/{id}/pause"),
+            "pause_bunker",
+            "Stop a bunker's CPUs: it keeps everything but its CPU quota",
+            Needs(Permission::Create),
+            lifecycle::pause,
+        )
+        .param::<BunkerId>("id")
+        .answers::<Bunker>(200)
+        .fails(IN_BUNKER),
+        Route::post(
+            api!("/bunkers/{id}/resume"),
+            "resume_bunker",
+            "Let a paused bunker's CPUs run again",
+            Needs(Permission::Create),
+            lifecycle::resume,
+        )
+        .param::<BunkerId>("id")
+        .answers::<Bunker>(200)
+        .fails(IN_BUNKER)
+        .fails(&[Code::BunkerQuotaExceeded]),
+        Route::get(
+            api!("/bunkers/{id}/events"),
+            "stream_bunker_events",
+            "A bunker's status, now and whenever it changes",
+            Authenticated,
+            lifecycle::events,
+        )
+        .param::<BunkerId>("id")
+        .with_answer(200, Content::Events),
+        Route::get(
+            api!("/bunkers/{id}/metrics"),
+            "get_bunker_metrics",
+            "What a bunker uses",
+            Authenticated,
+            lifecycle::metrics,
+        )
+        .param::<BunkerId>("id")
+        .answers::<BunkerMetrics>(200)
+        .fails(IN_BUNKER),
     ]
 }
 
@@ -157,6 +205,7 @@ fn execs() -> Vec<Route> {
         )
         .param::<BunkerId>("id")
         .body::<ExecRequest>()
+        .example(json!({ "command": ["echo", "hello"] }))
         .answers::<ExecAnswer>(200)
         .with_answer(200, Content::Events)
         .answers::<Detached>(202)
@@ -198,6 +247,7 @@ fn execs() -> Vec<Route> {
             exec::input,
         ))
         .body::<ExecInput>()
+        .example(json!({ "data": "hello\n", "eof": true }))
         .with_answer(204, Content::Nothing)
         .fails(&[Code::ExecEnded, Code::StdinClosed]),
         exec_id(Route::post(
@@ -208,6 +258,7 @@ fn execs() -> Vec<Route> {
             exec::signal,
         ))
         .body::<ExecSignal>()
+        .example(json!({ "signal": "SIGINT" }))
         .with_answer(204, Content::Nothing)
         .fails(&[Code::ExecEnded]),
         exec_id(Route::delete(
@@ -295,6 +346,7 @@ fn files() -> Vec<Route> {
             files::make_directory,
         ))
         .body::<MkdirRequest>()
+        .example(json!({ "path": "/tmp/new", "mode": "0755" }))
         .answers::<FileEntry>(201),
         call(Route::post(
             api!("/bunkers/{id}/files/move"),
@@ -304,6 +356,7 @@ fn files() -> Vec<Route> {
             files::rename,
         ))
         .body::<MoveRequest>()
+        .example(json!({ "from": "/tmp/a", "to": "/tmp/b" }))
         .answers::<FileEntry>(200),
         call(Route::post(
             api!("/bunkers/{id}/files/upload"),
@@ -313,6 +366,7 @@ fn files() -> Vec<Route> {
             files::upload,
         ))
         .body::<UploadRequest>()
+        .example(json!({ "size_bytes": 104_857_600 }))
         .answers::<Upload>(201),
         call(Route::post(
             api!("/bunkers/{id}/files/commit"),
@@ -464,6 +518,31 @@ pub(super) fn output() -> Route {
     .fails(&[Code::RangeNotSatisfiable])
 }
 
+fn audit() -> Vec<Route> {
+    vec![
+        Route::get(
+            "/v1/audit-log",
+            "list_audit_entries",
+            "Calls that changed something or were to, newest first",
+            Reads(Permission::AdminTenant),
+            audit::list,
+        )
+        .query::<audit::AuditQuery>()
+        .lists::<AuditEntry>(),
+        Route::get(
+            "/v1/audit-log/export",
+            "export_audit_log",
+            "All of them in one file",
+            Reads(Permission::AdminTenant),
+            audit::export,
+        )
+        .query::<audit::ExportQuery>()
+        .with_answer(200, Content::Bytes("application/x-ndjson"))
+        .with_answer(200, Content::Bytes("application/json"))
+        .with_answer(200, Content::Bytes("text/csv")),
+    ]
+}
+
 fn operations() -> Vec<Route> {
     vec![
         Route::get("/health", "get_health", "Whether the process runs", Public, health::alive)
@@ -477,6 +556,22 @@ fn operations() -> Vec<Route> {
         )
         .answers::<health::Ready>(200)
         .fails(&[Code::NotReady, Code::ShuttingDown]),
+        Route::get(
+            "/health/detailed",
+            "get_detailed_health",
+            "The process, what it depends on, and its background tasks",
+            Platform(Permission::Admin),
+            health_detailed::detailed,
+        )
+        .answers::<health_detailed::Detailed>(200),
+        Route::get(
+            "/metrics",
+            "get_metrics",
+            "What the process counts, for Prometheus",
+            Public,
+            metrics::metrics,
+        )
+        .with_answer(200, Content::Bytes("application/openmetrics-text")),
         Route::get("/openapi.json", "get_openapi", "This document", Public, openapi::serve)
             .with_answer(200, Content::Document),
         Route::get("/docs", "get_docs", "This document, to be read", Public, openapi::page)

@@ -68,6 +68,36 @@ impl MemoryLedger {
         let state = self.state();
         if state.filled { Ok(state) } else { Err(LedgerError::Lost) }
     }
+
+    /// Counts a request in every window, or in none: when one is full.
+    pub fn count(&self, windows: &[RateWindow], now: Timestamp) -> Vec<RateState> {
+        let now_ms = u64::try_from(now.as_millisecond()).unwrap_or_default();
+        let (minute, elapsed_ms) = (now_ms / WINDOW_MS, now_ms % WINDOW_MS);
+        let mut state = self.state();
+        state.clear_rates(minute);
+        let empty = Rate { minute, previous: 0, current: 0 };
+        let mut counts: Vec<_> = windows
+            .iter()
+            .map(|window| {
+                let rate = state.rates.get(&window.key).map_or(empty, |rate| rate.at(minute));
+                Counted { previous: rate.previous, current: rate.current, elapsed_ms }
+            })
+            .collect();
+        let waits: Vec<_> = counts
+            .iter()
+            .zip(windows)
+            .map(|(counted, window)| counted.wait(window.limit))
+            .collect();
+        if waits.iter().all(Option::is_none) {
+            for (counted, window) in counts.iter_mut().zip(windows) {
+                counted.current += 1;
+                let rate = Rate { minute, previous: counted.previous, current: counted.current };
+                state.rates.insert(window.key.clone(), rate);
+            }
+        }
+        let states = counts.iter().zip(windows).zip(waits);
+        states.map(|((counted, window), wait)| RateState::of(counted, window, wait)).collect()
+    }
 }
 
 impl State {
@@ -123,6 +153,10 @@ impl State {
 
 #[async_trait]
 impl Ledger for MemoryLedger {
+    fn kind(&self) -> &'static str {
+        "in_process"
+    }
+
     async fn reserve(
         &self,
         bunker: BunkerId,
@@ -215,32 +249,7 @@ impl Ledger for MemoryLedger {
         windows: &[RateWindow],
         now: Timestamp,
     ) -> Result<Vec<RateState>, LedgerError> {
-        let now_ms = u64::try_from(now.as_millisecond()).unwrap_or_default();
-        let (minute, elapsed_ms) = (now_ms / WINDOW_MS, now_ms % WINDOW_MS);
-        let mut state = self.state();
-        state.clear_rates(minute);
-        let empty = Rate { minute, previous: 0, current: 0 };
-        let mut counts: Vec<_> = windows
-            .iter()
-            .map(|window| {
-                let rate = state.rates.get(&window.key).map_or(empty, |rate| rate.at(minute));
-                Counted { previous: rate.previous, current: rate.current, elapsed_ms }
-            })
-            .collect();
-        let waits: Vec<_> = counts
-            .iter()
-            .zip(windows)
-            .map(|(counted, window)| counted.wait(window.limit))
-            .collect();
-        if waits.iter().all(Option::is_none) {
-            for (counted, window) in counts.iter_mut().zip(windows) {
-                counted.current += 1;
-                let rate = Rate { minute, previous: counted.previous, current: counted.current };
-                state.rates.insert(window.key.clone(), rate);
-            }
-        }
-        let states = counts.iter().zip(windows).zip(waits);
-        Ok(states.map(|((counted, window), wait)| RateState::of(counted, window, wait)).collect())
+        Ok(self.count(windows, now))
     }
 
     async fn note_alive(&self, worker: WorkerId, lifetime: Duration) -> Result<(), LedgerError> {

@@ -4,6 +4,9 @@
 //! repeated. It is no source of truth: all of it is rebuilt from the database and from heartbeats.
 
 mod memory;
+mod redis;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,7 +14,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use scaibunker_api::ids::{BunkerId, WorkerId};
 
-pub use self::memory::MemoryLedger;
+pub use self::{
+    memory::MemoryLedger,
+    redis::{InvalidRedisUrl, RedisLedger, RedisUrl},
+};
 use crate::domain::{
     quota::{Amounts, AppliedProfile, Bucket, Charge, Exceeded},
     rate::Counted,
@@ -62,6 +68,9 @@ impl RateState {
 /// Counters that controllers share. Each call is one atomic step.
 #[async_trait]
 pub trait Ledger: Send + Sync {
+    /// Such as `redis`.
+    fn kind(&self) -> &'static str;
+
     /// Charges a bunker to all its buckets, or to none: when a profile's cap would be exceeded.
     /// A bunker that is charged already stays as it is.
     async fn reserve(

@@ -6,11 +6,13 @@
 
 mod accounts;
 mod api_keys;
+mod audit;
 mod bootstrap;
 mod bunker_list;
 mod bunker_row;
 mod bunkers;
 mod changes;
+mod counts;
 mod custom_roles;
 mod database;
 mod groups;
@@ -27,6 +29,7 @@ use scaibunker_api::iam::AccountStatus;
 use sqlx::{AnyPool, migrate::MigrateError};
 
 pub use self::{
+    audit::AuditFilter,
     bunker_list::{BunkerFilter, LabelFilter},
     changes::{Inserted, Removed, Updated},
     database::{DatabaseUrl, InvalidDatabaseUrl},

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails shall say where")]
 
+mod audit;
 mod client;
+mod contention;
+mod conventions;
 mod create;
 mod errors;
 mod events;
@@ -11,11 +14,15 @@ mod exec_registry;
 mod files;
 mod iam;
 mod life;
+mod limits;
 mod lists;
 mod oidc;
+mod operations;
+mod pause;
 mod people;
 mod quotas;
 mod reconcile;
+mod schemathesis;
 mod server;
 mod shell;
 mod sim_worker;

@@ -4,6 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
+    client::eventually,
     people::{Person, make, outcome, person, tenant},
     server::{Server, config},
 };
@@ -178,5 +179,31 @@ async fn profiles_and_assignments_have_their_rules() {
     let path = format!("{assignments}/{}", of_tenant["id"].as_str().unwrap());
     assert_eq!(outcome(admin, "DELETE", &path, &Value::Null).await.0, 403);
     root.done(Method::DELETE, &path, &Value::Null).await;
+    world.server.stop().await;
+}
+
+#[tokio::test]
+async fn usage_counts_what_runs_in_every_bucket_once() {
+    let world = World::new().await;
+    let _worker = world.server.worker().await;
+    let group = make(&world.admin.api, "//v1/iam/groups", &json!({ "name": "g" })).await;
+    let path = format!("//v1/iam/groups/{group}/members/{}", world.user.id);
+    world.admin.api.done(Method::PUT, &path, &Value::Null).await;
+    let (shared, each) = (world.profile("a", 5).await, world.profile("b", 5).await);
+    world.assign(&shared, "group", &group, "shared").await;
+    world.assign(&each, "user", &world.user.id, "individual").await;
+    let bunker = world.user.api.running_bunker().await;
+    let used = async || {
+        let usage = world.user.api.get("/quota-profiles/usage").await;
+        let rows = usage.data().as_array().unwrap().clone();
+        let of = |row: &Value, resource: &str| row["resources"][resource]["current"].clone();
+        let of_row = |row: &Value| json!([of(row, "concurrent_bunkers"), of(row, "memory_mb")]);
+        rows.iter().map(of_row).collect::<Vec<_>>()
+    };
+    assert_eq!(used().await, [json!([1, 256]), json!([1, 256])]);
+    world.user.api.delete(&format!("/bunkers/{bunker}")).await;
+    world.user.api.bunker_becomes(&bunker, "terminated").await;
+    let is_free = eventually(async || used().await == [json!([0, 0]), json!([0, 0])]);
+    assert!(is_free.await, "{:?}", used().await);
     world.server.stop().await;
 }

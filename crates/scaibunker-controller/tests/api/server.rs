@@ -2,7 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
-use scaibunker_controller::{Controller, ControllerConfig, ControllerError};
+use scaibunker_api::ids::{ApiKeyId, TenantId, UserId};
+use scaibunker_controller::{Controller, ControllerConfig, ControllerError, RateLimits};
+use sha2::{Digest as _, Sha256};
+use sqlx::Connection as _;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +26,7 @@ pub struct Server {
 pub fn config(dir: &Path) -> ControllerConfig {
     ControllerConfig {
         drain_limit: Duration::from_millis(300),
+        rate_limits: RateLimits::OFF,
         ..ControllerConfig::new(dir.to_owned(), WORKER_TOKEN.to_owned())
     }
 }
@@ -46,6 +50,30 @@ impl Server {
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.serving.await.unwrap().unwrap();
+    }
+
+    /// The key of a user of a tenant of its own, to whom nothing is granted.
+    pub async fn key_without_permissions(&self, dir: &Path) -> String {
+        let key = format!("sgk_{}", "0".repeat(64));
+        let hash: String = Sha256::digest(&key).iter().map(|byte| format!("{byte:02x}")).collect();
+        let (tenant, user) = (TenantId::generate(), UserId::generate());
+        let url = format!("sqlite://{}", dir.join("scaibunker.db").display());
+        let mut database = sqlx::AnyConnection::connect(&url).await.unwrap();
+        for insert in [
+            format!("INSERT INTO tenants (id, name, created_at) VALUES ('{tenant}', 't', 0)"),
+            format!(
+                "INSERT INTO users (id, tenant_id, name, role, created_at) \
+                 VALUES ('{user}', '{tenant}', 'u', 'tenant_user', 0)"
+            ),
+            format!(
+                "INSERT INTO api_keys (id, user_id, name, hash, created_at) \
+                 VALUES ('{}', '{user}', 'k', '{hash}', 0)",
+                ApiKeyId::generate()
+            ),
+        ] {
+            sqlx::query(sqlx::AssertSqlSafe(insert)).execute(&mut database).await.unwrap();
+        }
+        key
     }
 
     /// A worker that is linked.

@@ -73,9 +73,10 @@ function members(spec, schema, seen = new Set()) {
 function curl(path, method, operation) {
   const parts = [`curl -X ${method.toUpperCase()} "${location.origin}${path}"`];
   if ((operation.security || []).length) parts.push('-H "Authorization: Bearer $SCAIBUNKER_KEY"');
-  const body = operation.requestBody && Object.keys(operation.requestBody.content)[0];
-  if (body === "application/json") parts.push("-H 'Content-Type: application/json' -d '{}'");
-  else if (body) parts.push("--data-binary @file");
+  const content = operation.requestBody && operation.requestBody.content;
+  const json = content && content["application/json"];
+  if (json) parts.push(`--json '${JSON.stringify(json.example || {})}'`);
+  else if (content) parts.push("--data-binary @file");
   return parts.join(" \\\n  ");
 }
 

@@ -192,7 +192,11 @@ fn without_null(mut schema: Value) -> Value {
 fn body_of(route: &RouteInfo, schemas: &mut Schemas) -> Option<Value> {
     Some(match route.body? {
         Body::Json(of) => {
-            json!({ "required": true, "content": { JSON: { "schema": schemas.taken(of) } } })
+            let mut content = json!({ "schema": schemas.taken(of) });
+            if let Some(example) = &route.example {
+                content["example"] = example.clone();
+            }
+            json!({ "required": true, "content": { JSON: content } })
         }
         Body::Bytes => json!({ "required": true, "content": { "application/octet-stream": {} } }),
     })
