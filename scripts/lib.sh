@@ -57,6 +57,20 @@ need_python_packages() {
     echo "${PYTHON_PACKAGES[*]}" >"$dir/installed"
 }
 
+# The OpenID Connect issuer that tests log in at, in a place of its own below target/tools.
+OIDC_PROVIDER=oidc-provider@9.13.3
+
+need_oidc_provider() {
+    command -v npm >/dev/null || need_packages nodejs npm
+    local dir=target/tools/oidc
+    [ "$(cat "$dir/installed" 2>/dev/null)" = "$OIDC_PROVIDER" ] && return
+    say "installing the OpenID Connect issuer for tests: $OIDC_PROVIDER"
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    npm install --prefix "$dir" --no-save --no-audit --no-fund --silent "$OIDC_PROVIDER"
+    echo "$OIDC_PROVIDER" >"$dir/installed"
+}
+
 # What the build needs, and what a running server needs.
 BUILD_PACKAGES=(gcc libc6-dev)
 RUN_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs uidmap)

@@ -109,6 +109,7 @@ impl App {
             credentials,
             store,
             fleet,
+            ledger,
             bunkers,
             execs,
             files,

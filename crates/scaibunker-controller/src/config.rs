@@ -24,7 +24,7 @@ pub struct ControllerConfig {
     pub redis: Option<RedisUrl>,
     /// Whose tokens are accepted beside API keys.
     pub oidc: Option<OidcConfig>,
-    /// The ceiling over every quota profile.
+    /// The ceiling over every quota profile; `None` in a field is no ceiling.
     pub platform_max: Caps,
     /// The secret that workers present; never empty.
     pub worker_token: String,
@@ -46,10 +46,6 @@ pub struct ControllerConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// How long the audit log goes back, in days.
     pub audit_retention_days: u32,
-    /// The ceiling over every quota profile; `None` in a field is no ceiling.
-    pub platform_max: Caps,
-    /// Whose tokens are accepted beside API keys.
-    pub oidc: Option<OidcConfig>,
 }
 
 /// Requests in any 60 seconds; `None` is no limit.

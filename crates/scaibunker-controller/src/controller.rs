@@ -14,9 +14,9 @@ use crate::{
     data_dir::{DataDir, DataDirError},
     failure::chain,
     http,
-    server::{self, Endings},
     ledger::{LedgerError, MemoryLedger, RedisLedger, SharedLedger},
     quotas::fill_ledger,
+    server::{self, Endings},
     store::{Store, StoreError},
     tasks,
 };

@@ -45,7 +45,8 @@ impl Changes {
     pub(super) fn tell(&self, bunker: &Bunker) {
         let mut readers = self.readers();
         let Some(sender) = readers.get(&bunker.id) else { return };
-        if sender.send((bunker.generation, event(bunker))).is_err() || bunker.status().is_terminal() {
+        if sender.send((bunker.generation, event(bunker))).is_err() || bunker.status().is_terminal()
+        {
             readers.remove(&bunker.id);
         }
     }

@@ -123,7 +123,8 @@ impl Bunkers {
         self.metrics.placement.observe(placing.elapsed().as_secs_f64());
         let reservation = Reservation { fleet: Arc::clone(&self.fleet), bunker: id, kept: false };
         let owner = (actor.tenant_id, actor.user_id);
-        let bunker = Bunker::placed(id, owner, worker_id, quota.buckets.clone(), spec, Timestamp::now());
+        let bunker =
+            Bunker::placed(id, owner, worker_id, quota.buckets.clone(), spec, Timestamp::now());
         if let (Some(key), None) = (&mut key, wait) {
             key.answer = serde_json::to_string(&bunker::Bunker::from(&bunker)).ok();
         }

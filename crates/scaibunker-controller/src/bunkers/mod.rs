@@ -15,8 +15,8 @@ use std::{sync::Arc, time::Duration};
 use scaibunker_api::{bunker::PatchBunker, error::ErrorCode, ids::BunkerId};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{changes::StatusStream, create::CreateAnswer};
 use self::{changes::Changes, key_locks::KeyLocks, starting::Starting};
+pub use self::{changes::StatusStream, create::CreateAnswer};
 use crate::{
     credentials::Credentials,
     domain::{actor::Actor, bunker::Bunker, patch},

@@ -3,11 +3,7 @@
 //! The worker does it first, then it is written down; what a crash leaves in between the reconciler
 //! settles in the worker's favour.
 
-use scaibunker_api::{
-    bunker::BunkerStatus,
-    error::ErrorCode,
-    ids::BunkerId,
-};
+use scaibunker_api::{bunker::BunkerStatus, error::ErrorCode, ids::BunkerId};
 
 use super::{Bunkers, transition::Outcome};
 use crate::{
@@ -64,6 +60,7 @@ impl Bunkers {
 }
 
 fn not(status: BunkerStatus, done: &str, needed: &str) -> Failure {
-    let message = format!("the bunker is {} and cannot be {done}; this needs {needed} one", status.as_str());
+    let message =
+        format!("the bunker is {} and cannot be {done}; this needs {needed} one", status.as_str());
     Failure::new(ErrorCode::BunkerNotRunning, message)
 }

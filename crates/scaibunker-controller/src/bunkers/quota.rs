@@ -52,7 +52,8 @@ impl Bunkers {
         spec: &Spec,
     ) -> Result<QuotaReservation, Failure> {
         let (profiles, amounts) = (&actor.quota_profiles, Amounts::of(spec));
-        if let Some(exceeded) = profiles.iter().find_map(|profile| profile.exceeded_by_one(amounts)) {
+        if let Some(exceeded) = profiles.iter().find_map(|profile| profile.exceeded_by_one(amounts))
+        {
             return Err(refused(exceeded));
         }
         let buckets = quota::buckets(profiles);

@@ -8,7 +8,11 @@ use scaibunker_api::{
 };
 
 use super::Bunkers;
-use crate::{domain::{actor::Actor, bunker::Bunker}, failure::Failure, fleet::Link};
+use crate::{
+    domain::{actor::Actor, bunker::Bunker},
+    failure::Failure,
+    fleet::Link,
+};
 
 impl Bunkers {
     /// The link to the worker of a bunker that the caller sees and that runs. Looking at a bunker

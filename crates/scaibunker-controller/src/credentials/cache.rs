@@ -3,10 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::sync::OnceCell;
 
 /// A credential's SHA-256.
 type Hash = [u8; 32];
@@ -49,12 +49,13 @@ impl<T: Clone> Cache<T> {
     pub(super) async fn get_or_load<E, F>(
         &self,
         hash: Hash,
+        now: Instant,
         load: impl FnOnce() -> F,
     ) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
     {
-        let cell = self.locked().cell(hash, Instant::now());
+        let cell = self.locked().cell(hash, now);
         let loaded = cell.get_or_try_init(load).await.cloned();
         if loaded.is_err() {
             self.locked().forget(hash, &cell);
@@ -123,62 +124,60 @@ mod tests {
     }
 
     impl Counted {
-        async fn get(&self, number: u32) -> u32 {
+        async fn get(&self, number: u32, now: Instant) -> u32 {
             let mut hash = [0; 32];
             hash[..4].copy_from_slice(&number.to_be_bytes());
             let load = || async {
                 tokio::task::yield_now().await;
                 Ok::<_, ()>(self.loads.fetch_add(1, Ordering::Relaxed))
             };
-            self.cache.get_or_load(hash, load).await.unwrap()
+            self.cache.get_or_load(hash, now, load).await.unwrap()
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_value_is_read_once_and_again_when_it_is_old_or_dropped() {
-        let counted = Counted::default();
-        let (first, second) = tokio::join!(counted.get(1), counted.get(1));
+        let (counted, now) = (Counted::default(), Instant::now());
+        let (first, second) = tokio::join!(counted.get(1, now), counted.get(1, now));
         assert_eq!((first, second), (0, 0));
-        tokio::time::advance(LIFETIME - Duration::from_millis(1)).await;
-        assert_eq!(counted.get(1).await, 0);
-        tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(counted.get(1).await, 1);
+        assert_eq!(counted.get(1, now + LIFETIME - Duration::from_millis(1)).await, 0);
+        assert_eq!(counted.get(1, now + LIFETIME).await, 1);
         counted.cache.clear();
-        assert_eq!(counted.get(1).await, 2);
+        assert_eq!(counted.get(1, now + LIFETIME).await, 2);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_is_being_read_when_all_is_dropped_is_not_kept() {
-        let counted = Counted::default();
+        let (counted, now) = (Counted::default(), Instant::now());
         let drop_all = async {
             tokio::task::yield_now().await;
             counted.cache.clear();
         };
-        tokio::join!(counted.get(1), drop_all);
-        assert_eq!(counted.get(1).await, 1);
+        tokio::join!(counted.get(1, now), drop_all);
+        assert_eq!(counted.get(1, now).await, 1);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn failures_are_not_remembered() {
-        let cache = Cache::<u32>::default();
-        assert_eq!(cache.get_or_load([0; 32], || async { Err("no") }).await, Err("no"));
-        assert_eq!(cache.get_or_load([0; 32], || async { Ok::<_, &str>(1) }).await, Ok(1));
+        let (cache, now) = (Cache::<u32>::default(), Instant::now());
+        assert_eq!(cache.get_or_load([0; 32], now, || async { Err("no") }).await, Err("no"));
+        assert_eq!(cache.get_or_load([0; 32], now, || async { Ok::<_, &str>(1) }).await, Ok(1));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn no_number_of_credentials_fills_the_memory() {
-        let counted = Counted::default();
+        let (counted, now) = (Counted::default(), Instant::now());
         for number in 0..(MAX_ENTRIES as u32 + 100) {
-            counted.get(number).await;
+            counted.get(number, now).await;
         }
         {
             let entries = counted.cache.locked();
             assert!(entries.by_hash.len() <= MAX_ENTRIES && entries.by_age.len() <= MAX_ENTRIES);
         }
         let loads = counted.loads.load(Ordering::Relaxed);
-        counted.get(MAX_ENTRIES as u32).await;
+        counted.get(MAX_ENTRIES as u32, now).await;
         assert_eq!(counted.loads.load(Ordering::Relaxed), loads, "the newest are kept");
-        counted.get(0).await;
+        counted.get(0, now).await;
         assert_eq!(counted.loads.load(Ordering::Relaxed), loads + 1, "the oldest are not");
     }
 }

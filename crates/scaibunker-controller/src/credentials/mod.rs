@@ -5,7 +5,7 @@ mod cache;
 mod last_used;
 mod oidc;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use scaibunker_api::{
@@ -75,8 +75,8 @@ impl Credentials {
             return Err(unauthorized("this is neither an API key nor a token"));
         }
         let hash: [u8; 32] = Sha256::digest(bearer).into();
-        let recognised =
-            self.cache.get_or_load(hash, || self.recognise(bearer, &hash, now)).await?;
+        let load = || self.recognise(bearer, &hash, now);
+        let recognised = self.cache.get_or_load(hash, Instant::now(), load).await?;
         if recognised.expires_at.is_some_and(|at| at <= now) {
             return Err(expired(recognised.api_key_id));
         }

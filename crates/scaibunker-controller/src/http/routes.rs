@@ -21,7 +21,9 @@ use super::{
     page::ListQuery,
     quotas,
     route::{
-        Access::{AfterBody, Authenticated, Needs, Platform, Proxy, Public, Reads, Worker as FromWorker},
+        Access::{
+            AfterBody, Authenticated, Needs, Platform, Proxy, Public, Reads, Worker as FromWorker,
+        },
         Content, Route,
     },
     shell, storage, worker_side, workers,

@@ -258,10 +258,6 @@ impl Ledger for MemoryLedger {
         Ok(state.alive_until.keys().copied().collect())
     }
 
-    fn kind(&self) -> &'static str {
-        "in_process"
-    }
-
     async fn ping(&self) -> Result<(), LedgerError> {
         Ok(())
     }

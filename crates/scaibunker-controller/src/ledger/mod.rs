@@ -122,9 +122,6 @@ pub trait Ledger: Send + Sync {
     /// The workers that some controller heard of lately.
     async fn alive(&self) -> Result<Vec<WorkerId>, LedgerError>;
 
-    /// What it is: `in_process` or `redis`.
-    fn kind(&self) -> &'static str;
-
     /// Answers whether the ledger does.
     async fn ping(&self) -> Result<(), LedgerError>;
 }

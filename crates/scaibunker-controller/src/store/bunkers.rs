@@ -97,11 +97,11 @@ impl Store {
             "UPDATE bunkers SET last_active_at = $2 \
              WHERE id = $1 AND (last_active_at IS NULL OR last_active_at < $2)",
         )
-            .bind(id.to_string())
-            .bind(to_micros(at))
-            .execute(&self.writer)
-            .await
-            .map_err(StoreError::query("note a bunker's activity"))?;
+        .bind(id.to_string())
+        .bind(to_micros(at))
+        .execute(&self.writer)
+        .await
+        .map_err(StoreError::query("note a bunker's activity"))?;
         Ok(())
     }
 

@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     board::{TaskBoard, TaskRuns},
-    quota_reconciler::fill_ledger,
     reconciler::Reconciler,
 };
 use crate::{app::App, failure::chain};

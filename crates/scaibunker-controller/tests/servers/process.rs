@@ -19,7 +19,11 @@ impl ServerProcess {
                 let signal = rustix::process::Signal::KILL;
                 rustix::process::set_parent_process_death_signal(Some(signal))?;
                 let lives = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
-                if lives == Some(parent) { Ok(()) } else { Err(std::io::ErrorKind::NotFound.into()) }
+                if lives == Some(parent) {
+                    Ok(())
+                } else {
+                    Err(std::io::ErrorKind::NotFound.into())
+                }
             });
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -41,6 +41,8 @@ pub(super) enum FetchError {
     Body { url: Url, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the answer of {url} is not what it should be")]
     Json { url: Url, source: serde_json::Error },
+    #[error("the issuer did not answer a moment ago, and is not asked again yet")]
+    JustFailed,
     #[error("the document is of the issuer {found:?}, not {wanted:?}")]
     OtherIssuer { found: String, wanted: String },
 }

@@ -13,10 +13,7 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{
-    fetch::{FetchError, Fetcher},
-    signature::ALGORITHMS,
-};
+use super::fetch::{FetchError, Fetcher};
 use crate::failure::chain;
 
 /// Keys older than this are asked for again.
@@ -73,11 +70,11 @@ impl Keys {
             if known.seen.is_some_and(|seen| seen.elapsed() >= REFRESH_AFTER) {
                 let keys = Arc::clone(self);
                 // Nobody waits for it: the key is good until the issuer says otherwise.
-                tokio::spawn(async move { keys.refresh(Some(&known)).await });
+                tokio::spawn(async move { keys.refresh(known.seen).await });
             }
             return Ok(Some(key));
         }
-        self.refresh(Some(&known)).await?;
+        self.refresh(known.seen).await?;
         Ok(self.current().find(kid, algorithm))
     }
 
@@ -85,15 +82,15 @@ impl Keys {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks the issuer, unless somebody did since `known` was looked at or just now. While it is
-    /// down, what it said before goes on to hold.
-    async fn refresh(&self, known: Option<&KeySet>) -> Result<(), FetchError> {
+    /// Asks the issuer, unless somebody did so since the keys of `known` were seen, or just now.
+    /// While it is down, what it said before goes on to hold.
+    async fn refresh(&self, known: Option<Instant>) -> Result<(), FetchError> {
         let mut asked = self.asked.lock().await;
         let seen = self.current().seen;
-        let is_newer = known.is_some_and(|known| known.seen != seen);
+        let is_newer = known != seen;
         let is_early = asked.is_some_and(|asked| asked.elapsed() < PAUSE);
-        if is_newer || (is_early && seen.is_some()) {
-            return Ok(());
+        if is_newer || is_early {
+            return if seen.is_some() { Ok(()) } else { Err(FetchError::JustFailed) };
         }
         let fetched = self.fetch().await;
         *asked = Some(Instant::now());
@@ -159,10 +156,8 @@ fn fits(key: &Jwk, algorithm: Algorithm) -> bool {
         (AlgorithmParameters::OctetKeyPair(curve), EdDSA) => curve.curve == EllipticCurve::Ed25519,
         _ => false,
     };
-    let is_for_this =
-        key.common.key_algorithm.as_ref().is_none_or(|declared| {
-            ALGORITHMS.contains(&algorithm) && is_named(declared, algorithm)
-        });
+    let declared = key.common.key_algorithm.as_ref();
+    let is_for_this = declared.is_none_or(|declared| is_named(declared, algorithm));
     let is_for_signing =
         key.common.public_key_use.as_ref().is_none_or(|used| *used == PublicKeyUse::Signature);
     is_of_kind && is_for_this && is_for_signing
@@ -170,4 +165,126 @@ fn fits(key: &Jwk, algorithm: Algorithm) -> bool {
 
 fn is_named(declared: &KeyAlgorithm, algorithm: Algorithm) -> bool {
     declared.to_string() == format!("{algorithm:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::{Router, response::Redirect, routing::get};
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const DISCOVERY: &str = "/.well-known/openid-configuration";
+
+    /// An issuer that may misbehave, until it is dropped.
+    struct FakeIssuer {
+        url: String,
+        asked: Arc<AtomicU32>,
+        serving: tokio::task::JoinHandle<()>,
+    }
+
+    impl Drop for FakeIssuer {
+        fn drop(&mut self) {
+            self.serving.abort();
+        }
+    }
+
+    impl FakeIssuer {
+        /// Answers with these keys, and with what `discovery` makes of its URL.
+        async fn start(keys: Value, discovery: impl Fn(&str) -> Value) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let (asked, document) = (Arc::new(AtomicU32::new(0)), discovery(&url).to_string());
+            let counter = Arc::clone(&asked);
+            let count = move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+                async move { document }
+            };
+            let router = Router::new()
+                .route(DISCOVERY, get(count))
+                .route("/keys", get(|| async move { keys.to_string() }))
+                .route("/moved", get(|| async { Redirect::temporary("/keys") }))
+                .route("/endless", get(|| async { " ".repeat(300 * 1024) }));
+            let serving = tokio::spawn(async move {
+                axum::serve(listener, router).await.unwrap();
+            });
+            Self { url, asked, serving }
+        }
+
+        fn keys(&self) -> Arc<Keys> {
+            Arc::new(Keys::new(Fetcher::new(None).unwrap(), self.url.clone()))
+        }
+    }
+
+    fn rsa(kid: &str) -> Value {
+        json!({ "kty": "RSA", "kid": kid, "n": "AQAB", "e": "AQAB" })
+    }
+
+    fn at(path: &'static str) -> impl Fn(&str) -> Value {
+        move |url| json!({ "issuer": url, "jwks_uri": format!("{url}{path}") })
+    }
+
+    #[tokio::test]
+    async fn unknown_keys_do_not_make_the_issuer_busy() {
+        let issuer = FakeIssuer::start(json!({ "keys": [rsa("a")] }), at("/keys")).await;
+        let keys = issuer.keys();
+        for kid in ["a", "b", "c", "a", "d"] {
+            let found = keys.find(Some(kid), Algorithm::RS256).await.unwrap();
+            assert_eq!(found.is_some(), kid == "a", "{kid}");
+        }
+        assert_eq!(issuer.asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_key_is_used_for_what_it_is_made_for() {
+        let other = json!({ "kty": "new", "kid": "x" });
+        let curve = json!({ "kty": "EC", "crv": "P-256", "kid": "c", "x": "AA", "y": "AA" });
+        let (mut declared, mut encrypting) = (rsa("d"), rsa("e"));
+        declared["alg"] = json!("PS256");
+        encrypting["use"] = json!("enc");
+        let set = json!({ "keys": [other, rsa("a"), curve, declared, encrypting, 7] });
+        let issuer = FakeIssuer::start(set, at("/keys")).await;
+        let keys = issuer.keys();
+        for (kid, algorithm, fits) in [
+            (Some("a"), Algorithm::RS256, true),
+            (Some("a"), Algorithm::PS512, true),
+            (Some("a"), Algorithm::ES256, false),
+            (Some("c"), Algorithm::ES256, true),
+            (Some("c"), Algorithm::ES384, false),
+            (Some("c"), Algorithm::RS256, false),
+            (Some("d"), Algorithm::PS256, true),
+            (Some("d"), Algorithm::RS256, false),
+            (Some("e"), Algorithm::RS256, false),
+            (Some("x"), Algorithm::RS256, false),
+            (None, Algorithm::ES256, true),
+            (None, Algorithm::PS256, false),
+        ] {
+            let found = keys.find(kid, algorithm).await.unwrap();
+            assert_eq!(found.is_some(), fits, "{kid:?} {algorithm:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_misbehaves_is_not_believed() {
+        let set = json!({ "keys": [rsa("a")] });
+        let elsewhere = |_: &str| json!({ "issuer": "https://evil.example", "jwks_uri": "x" });
+        let away = |url: &str| json!({ "issuer": url, "jwks_uri": "http://169.254.169.254/" });
+        for (issuer, is_right) in [
+            (FakeIssuer::start(set.clone(), elsewhere).await, "the document is of"),
+            (FakeIssuer::start(set.clone(), away).await, "is not to be asked"),
+            (FakeIssuer::start(set.clone(), at("/moved")).await, "answered 307"),
+            (FakeIssuer::start(set.clone(), at("/endless")).await, "longer than"),
+            (FakeIssuer::start(set.clone(), at("/nothing")).await, "answered 404"),
+            (FakeIssuer::start(json!([]), at("/keys")).await, "not what it should be"),
+        ] {
+            let keys = issuer.keys();
+            let error = keys.find(Some("a"), Algorithm::RS256).await.unwrap_err();
+            assert!(error.to_string().contains(is_right), "{error}");
+            let again = keys.find(Some("a"), Algorithm::RS256).await.unwrap_err();
+            assert!(matches!(again, FetchError::JustFailed), "{again}");
+        }
+    }
 }

@@ -111,7 +111,8 @@ impl RedisLedger {
     ) -> Result<T, LedgerError> {
         let mut connection = self.connection.clone();
         // The manager bounds each command and each dialling, not both together.
-        let answer = tokio::time::timeout(2 * ANSWER_LIMIT, call.invoke_async(&mut connection)).await;
+        let answer =
+            tokio::time::timeout(2 * ANSWER_LIMIT, call.invoke_async(&mut connection)).await;
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) if error.code() == Some(LOST_CODE) => Err(LedgerError::Lost),

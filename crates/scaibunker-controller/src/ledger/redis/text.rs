@@ -43,7 +43,9 @@ pub(super) fn charge_of(text: &str) -> Option<Charge> {
 /// A profile's caps in the order of [`Resource::ALL`], -1 for none.
 pub(super) fn caps_of(profile: &AppliedProfile) -> [i64; Resource::ALL.len()] {
     Resource::ALL.map(|resource| {
-        profile.cap(resource).map_or(-1, |cap| i64::try_from(cap.min(MAX_EXACT)).unwrap_or(i64::MAX))
+        profile
+            .cap(resource)
+            .map_or(-1, |cap| i64::try_from(cap.min(MAX_EXACT)).unwrap_or(i64::MAX))
     })
 }
 

@@ -24,7 +24,10 @@ const STEPS: usize = 400;
 /// One thing that happens. Bunkers are meant by their number modulo how many there are.
 #[derive(Debug, Clone)]
 enum Step {
-    Create { user: usize, amounts: [u64; 6] },
+    Create {
+        user: usize,
+        amounts: [u64; 6],
+    },
     Pause(usize),
     Resume(usize),
     /// Terminated or failed: the ledger does not know the difference.
@@ -33,7 +36,10 @@ enum Step {
     /// the reconciler does it later.
     CrashBeforeGivingBack(usize),
     /// The controller dies after it has reserved, and before the row is written.
-    CrashBeforeTheRow { user: usize, amounts: [u64; 6] },
+    CrashBeforeTheRow {
+        user: usize,
+        amounts: [u64; 6],
+    },
     Reconcile,
 }
 
