@@ -44,7 +44,7 @@ build_guest_agent() {
 }
 
 # Client libraries of Python that tests use, in a place of their own below target/tools.
-PYTHON_PACKAGES=(boto3==1.44.5 sseclient-py==1.8.0 websockets==13.1)
+PYTHON_PACKAGES=(boto3==1.44.5 schemathesis==4.32.5 sseclient-py==1.8.0 websockets==13.1)
 
 need_python_packages() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3 python3-venv
@@ -55,6 +55,20 @@ need_python_packages() {
     python3 -m venv "$dir"
     "$dir/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}"
     echo "${PYTHON_PACKAGES[*]}" >"$dir/installed"
+}
+
+# The OpenID Connect issuer that tests log in at, in a place of its own below target/tools.
+OIDC_PROVIDER=oidc-provider@9.13.3
+
+need_oidc_provider() {
+    command -v npm >/dev/null || need_packages nodejs npm
+    local dir=target/tools/oidc
+    [ "$(cat "$dir/installed" 2>/dev/null)" = "$OIDC_PROVIDER" ] && return
+    say "installing the OpenID Connect issuer for tests: $OIDC_PROVIDER"
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    npm install --prefix "$dir" --no-save --no-audit --no-fund --silent "$OIDC_PROVIDER"
+    echo "$OIDC_PROVIDER" >"$dir/installed"
 }
 
 # What the build needs, and what a running server needs.

@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -17,10 +18,11 @@ use crate::{
 };
 
 /// One call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
     pub id: EventId,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub at: Timestamp,
     pub request_id: RequestId,
     /// `None`: the caller was not recognised.

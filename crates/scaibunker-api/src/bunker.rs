@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 
 /// `pending → provisioning → running ⇄ paused → terminating → terminated`, and `failed` from any
 /// of the first four.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BunkerStatus {
     Pending,
@@ -64,7 +65,7 @@ impl BunkerStatus {
 }
 
 /// How long a bunker is meant to live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LifecycleMode {
     #[default]
@@ -74,7 +75,7 @@ pub enum LifecycleMode {
 }
 
 /// What a bunker may reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkProfile {
     #[default]
@@ -86,7 +87,7 @@ pub enum NetworkProfile {
 }
 
 /// Who a bunker is made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionType {
     #[default]
@@ -132,7 +133,7 @@ impl NetworkProfile {
 }
 
 /// One network interface of a `transit` bunker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Interface {
     pub if_name: String,
@@ -150,11 +151,12 @@ fn spoof_guard_by_default() -> bool {
 }
 
 /// The body of `POST /bunkers`. A `None` takes the image's or the mode's default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateBunker {
     /// Name, `name@digest` or id. Empty only with `snapshot_id`.
     #[serde(default)]
+    #[schemars(length(max = 255))]
     pub image: String,
     /// Start from this snapshot instead of an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,6 +164,7 @@ pub struct CreateBunker {
     #[serde(default)]
     pub lifecycle_mode: LifecycleMode,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub label_set: BTreeMap<String, String>,
@@ -174,34 +177,42 @@ pub struct CreateBunker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interfaces: Option<Vec<Interface>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 1_024_000))]
     pub cpu_millicores: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 128), extend("multipleOf" = 2))]
     pub memory_mb: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 1_048_576))]
     pub disk_mb: Option<u32>,
     #[serde(default)]
     pub gpu_count: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
     pub gpu_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub max_lifetime_s: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub idle_timeout_s: Option<u64>,
     #[serde(default)]
     pub session_type: SessionType,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
     pub session_ref: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env_vars: BTreeMap<String, String>,
     /// Egress cap, 1–10000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
     pub bandwidth_mbit: Option<u32>,
     #[serde(default)]
     pub egress_audit: bool,
 }
 
 /// The body of `PATCH /bunkers/{id}`: what is absent stays, `null` goes back to the default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PatchBunker {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -225,7 +236,7 @@ where
 }
 
 /// A bunker's record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Bunker {
     pub id: BunkerId,
     pub tenant_id: TenantId,
@@ -261,31 +272,37 @@ pub struct Bunker {
     #[serde(default)]
     pub egress_audit: bool,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
     #[serde(with = "time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub started_at: Option<Timestamp>,
     #[serde(with = "time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub last_active_at: Option<Timestamp>,
     #[serde(with = "time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub expires_at: Option<Timestamp>,
     #[serde(with = "time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub terminated_at: Option<Timestamp>,
     pub ip_address: Option<String>,
 }
 
 /// One event of `GET /bunkers/{id}/events`; its name is `status`. The first tells the status that the
 /// bunker has when the stream begins.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusEvent {
     pub id: EventId,
     pub status: BunkerStatus,
     pub status_reason: Option<String>,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub at: Timestamp,
 }
 
 /// What a bunker uses right now: the answer of `GET /bunkers/{id}/metrics`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BunkerMetrics {
     /// CPU time of the whole microVM since it runs.
     pub cpu_time_ms: u64,
@@ -296,6 +313,7 @@ pub struct BunkerMetrics {
     /// Commands and shells that run.
     pub execs_running: u32,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub last_active_at: Timestamp,
 }
 

@@ -1,12 +1,13 @@
 //! Error codes that clients branch on, and the body that carries them.
 
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident;)*) => {
         /// The stable name of a failure; the HTTP status follows from it.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
         pub enum ErrorCode {
             $($(#[$doc])* #[serde(rename = $text)] $name,)*
         }
@@ -19,6 +20,12 @@ macro_rules! error_codes {
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
+            }
+
+            /// Reads what [`Self::as_str`] wrote.
+            #[must_use]
+            pub fn from_text(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$name),)* _ => None }
             }
 
             /// The HTTP status an answer with this code has.
@@ -51,8 +58,11 @@ error_codes! {
     FileNotFound = "FILE_NOT_FOUND", NOT_FOUND;
     /// The target exists already.
     FileExists = "FILE_EXISTS", CONFLICT;
+    /// A directory where a file was expected.
     IsADirectory = "IS_A_DIRECTORY", BAD_REQUEST;
+    /// A file where a directory was expected.
     NotADirectory = "NOT_A_DIRECTORY", BAD_REQUEST;
+    /// The directory has entries; `recursive` removes those too.
     DirectoryNotEmpty = "DIRECTORY_NOT_EMPTY", CONFLICT;
     /// A device, pipe or socket where a file was expected.
     NotARegularFile = "NOT_A_REGULAR_FILE", BAD_REQUEST;
@@ -62,7 +72,9 @@ error_codes! {
     ReadOnlyPath = "READ_ONLY_PATH", CONFLICT;
     /// The bunker's disk is full.
     NoSpace = "NO_SPACE", INSUFFICIENT_STORAGE;
+    /// Too many symbolic links on the way.
     SymlinkLoop = "SYMLINK_LOOP", BAD_REQUEST;
+    /// The path, or a name in it, is longer than the file system takes.
     NameTooLong = "NAME_TOO_LONG", BAD_REQUEST;
     /// In use, such as a mount point.
     FileBusy = "FILE_BUSY", CONFLICT;
@@ -139,14 +151,14 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// One thing that is wrong with a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorDetail {
     pub field: String,
     pub message: String,
 }
 
 /// The `error` member of an error envelope.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{}: {message}", code.as_str())]
 pub struct ErrorBody {
     pub code: ErrorCode,

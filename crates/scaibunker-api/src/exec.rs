@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::ExecId;
@@ -13,7 +14,7 @@ pub const DEFAULT_TIMEOUT_S: u64 = 60;
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// A string goes to `/bin/sh -c`, an array is executed as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a string or an array of strings")]
 pub enum Command {
     Shell(String),
@@ -21,22 +22,26 @@ pub enum Command {
 }
 
 /// The body of `POST /bunkers/{id}/exec`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
     pub command: Command,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
     pub cwd: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
     pub user: Option<String>,
     /// Text for the command's standard input; not together with `stdin_base64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("contentEncoding" = "base64"))]
     pub stdin_base64: Option<String>,
     #[serde(default = "default_timeout_s")]
+    #[schemars(range(min = 1))]
     pub timeout_s: u64,
     /// Answer with server-sent events instead of one object.
     #[serde(default)]
@@ -55,7 +60,7 @@ fn default_timeout_s() -> u64 {
 }
 
 /// How `stdout` and `stderr` are written in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Encoding {
     #[serde(rename = "utf-8")]
     Utf8,
@@ -64,7 +69,7 @@ pub enum Encoding {
 }
 
 /// How a command ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecOutcome {
     pub exec_id: ExecId,
     /// As a shell would report it: 128 + the signal's number for a killed command.
@@ -87,7 +92,7 @@ pub struct ExecOutcome {
 }
 
 /// The answer of a plain (not streamed) exec.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecAnswer {
     #[serde(flatten)]
     pub outcome: ExecOutcome,
@@ -97,14 +102,14 @@ pub struct ExecAnswer {
 }
 
 /// The answer of a detached exec.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Detached {
     pub exec_id: ExecId,
     pub pid: u32,
 }
 
 /// Where a command stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExecStatus {
     Running,
@@ -114,7 +119,7 @@ pub enum ExecStatus {
 }
 
 /// How a command is tied to its caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExecMode {
     /// Ends with the request.
@@ -126,7 +131,7 @@ pub enum ExecMode {
 }
 
 /// A command as `GET /bunkers/{id}/execs` lists it. A bunker's last 64 ended ones are remembered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecRecord {
     pub exec_id: ExecId,
     pub status: ExecStatus,
@@ -135,8 +140,10 @@ pub struct ExecRecord {
     pub command: Option<Command>,
     pub pid: Option<u32>,
     #[serde(with = "crate::time")]
+    #[schemars(with = "jiff::Timestamp")]
     pub started_at: jiff::Timestamp,
     #[serde(with = "crate::time::optional")]
+    #[schemars(with = "Option<jiff::Timestamp>")]
     pub ended_at: Option<jiff::Timestamp>,
     /// Sequence number that the next piece of output gets.
     pub next_seq: u64,
@@ -148,7 +155,7 @@ pub struct ExecRecord {
 }
 
 /// The body of `POST /bunkers/{id}/execs/{exec_id}/input`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecInput {
     /// Text; not together with `data_base64`.
@@ -162,14 +169,14 @@ pub struct ExecInput {
 }
 
 /// The body of `POST /bunkers/{id}/execs/{exec_id}/signal`: `SIGINT`, `INT` or `2`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecSignal {
     pub signal: SignalName,
 }
 
 /// A signal by name or number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a signal's name or number")]
 pub enum SignalName {
     Number(i32),
@@ -177,14 +184,14 @@ pub enum SignalName {
 }
 
 /// The data of an SSE `started` event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Started {
     pub exec_id: ExecId,
     pub pid: u32,
 }
 
 /// The data of an SSE `stdout` or `stderr` event: `text` where the bytes are UTF-8, else `base64`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OutputChunk {
     pub seq: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -194,7 +201,7 @@ pub struct OutputChunk {
 }
 
 /// The data of an SSE `gap` event: output before `next_seq` is no longer at hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OutputGap {
     pub next_seq: u64,
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::time;
@@ -11,7 +12,7 @@ use crate::time;
 pub const MAX_PUT_BYTES: u64 = 10 * 1024 * 1024;
 
 /// What a directory entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileType {
     File,
@@ -24,7 +25,7 @@ pub enum FileType {
 }
 
 /// One directory entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileEntry {
     /// Absolute; where it is not UTF-8, with replacement characters.
     pub path: String,
@@ -39,12 +40,13 @@ pub struct FileEntry {
     pub uid: u32,
     pub gid: u32,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub modified_at: Timestamp,
     pub symlink_target: Option<String>,
 }
 
 /// The body of `POST /bunkers/{id}/files/upload`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UploadRequest {
     /// What will be sent; more is then refused where the store can tell.
@@ -53,7 +55,7 @@ pub struct UploadRequest {
 }
 
 /// Where to send a large file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Upload {
     /// Signed: no credential is to be sent with it.
     pub url: String,
@@ -64,11 +66,12 @@ pub struct Upload {
     /// For `commit`.
     pub key: String,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub expires_at: Timestamp,
 }
 
 /// The body of `POST /bunkers/{id}/files/commit`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommitRequest {
     pub key: String,
@@ -83,7 +86,7 @@ pub struct CommitRequest {
 }
 
 /// The body of `POST /bunkers/{id}/files/mkdir`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MkdirRequest {
     pub path: String,
@@ -96,7 +99,7 @@ pub struct MkdirRequest {
 }
 
 /// The body of `POST /bunkers/{id}/files/move`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveRequest {
     pub from: String,
@@ -107,7 +110,7 @@ pub struct MoveRequest {
 }
 
 /// What a tar upload made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Unpacked {
     pub entries: u64,
     pub bytes: u64,
@@ -115,7 +118,7 @@ pub struct Unpacked {
 
 /// The data of an SSE event of `…/files-watch`; the event's name is the kind: `watching`,
 /// `created`, `modified`, `attributes`, `deleted`, `moved_from`, `moved_to` or `overflow`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileChange {
     pub path: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

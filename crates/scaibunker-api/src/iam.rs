@@ -17,6 +17,7 @@
 //! `partner_id`; a caller without it gets what it may see.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// What a user may do before anything is granted, and how far that reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Everything, everywhere.
@@ -77,7 +78,7 @@ impl Role {
 }
 
 /// Whether a tenant's or user's credentials are accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AccountStatus {
     #[default]
@@ -86,23 +87,24 @@ pub enum AccountStatus {
 }
 
 /// A partner.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Partner {
     pub id: PartnerId,
     pub name: String,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
 }
 
 /// The body of `POST /v1/iam/partners`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreatePartner {
     pub name: String,
 }
 
 /// The body of `PATCH /v1/iam/partners/{id}`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchPartner {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,18 +112,19 @@ pub struct PatchPartner {
 }
 
 /// A tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tenant {
     pub id: TenantId,
     pub partner_id: PartnerId,
     pub name: String,
     pub status: AccountStatus,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
 }
 
 /// The body of `POST /v1/iam/tenants`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTenant {
     pub name: String,
@@ -131,7 +134,7 @@ pub struct CreateTenant {
 }
 
 /// The body of `PATCH /v1/iam/tenants/{id}`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchTenant {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,7 +144,7 @@ pub struct PatchTenant {
 }
 
 /// A user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct User {
     pub id: UserId,
     pub tenant_id: TenantId,
@@ -155,11 +158,12 @@ pub struct User {
     pub oidc_subject: Option<String>,
     pub status: AccountStatus,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
 }
 
 /// The body of `POST /v1/iam/users`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateUser {
     pub name: String,
@@ -179,7 +183,7 @@ pub struct CreateUser {
 }
 
 /// The body of `PATCH /v1/iam/users/{id}`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchUser {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,25 +203,26 @@ pub struct PatchUser {
 }
 
 /// The body of `PUT /v1/users/{id}/module-permissions`: what is granted to the user beside its roles.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModulePermissions {
     pub module_permissions: Vec<Permission>,
 }
 
 /// A group of users. Members of a group are members of its parent too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
     pub id: GroupId,
     pub tenant_id: TenantId,
     pub parent_id: Option<GroupId>,
     pub name: String,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
 }
 
 /// The body of `POST /v1/iam/groups`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateGroup {
     pub name: String,
@@ -229,7 +234,7 @@ pub struct CreateGroup {
 }
 
 /// The body of `PATCH /v1/iam/groups/{id}`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchGroup {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -240,7 +245,7 @@ pub struct PatchGroup {
 }
 
 /// What is known of an API key; the key itself is stored nowhere.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiKey {
     pub id: ApiKeyId,
     pub user_id: UserId,
@@ -249,18 +254,22 @@ pub struct ApiKey {
     /// The key's first characters, to tell keys apart.
     pub prefix: String,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
     #[serde(with = "time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub expires_at: Option<Timestamp>,
     /// To within a minute.
     #[serde(with = "time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub last_used_at: Option<Timestamp>,
     #[serde(with = "time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub revoked_at: Option<Timestamp>,
 }
 
 /// The body of `POST /v1/iam/api-keys`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateApiKey {
     pub name: String,
@@ -268,11 +277,12 @@ pub struct CreateApiKey {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
     #[serde(default, with = "time::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Timestamp>")]
     pub expires_at: Option<Timestamp>,
 }
 
 /// The answer to the making of an API key: the only one that ever holds the key.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NewApiKey {
     #[serde(flatten)]
     pub record: ApiKey,
@@ -287,18 +297,19 @@ impl std::fmt::Debug for NewApiKey {
 }
 
 /// A set of permissions with a name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CustomRole {
     pub id: CustomRoleId,
     pub tenant_id: TenantId,
     pub name: String,
     pub module_permissions: Vec<Permission>,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
 }
 
 /// The body of `POST /v1/iam/custom-roles`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateCustomRole {
     pub name: String,
@@ -309,7 +320,7 @@ pub struct CreateCustomRole {
 }
 
 /// The body of `PATCH /v1/iam/custom-roles/{id}`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchCustomRole {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -319,7 +330,7 @@ pub struct PatchCustomRole {
 }
 
 /// The caller: the answer of `GET /v1/iam/me`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Me {
     pub user: User,
     pub tenant: Tenant,

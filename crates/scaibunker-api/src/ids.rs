@@ -1,8 +1,9 @@
 //! Typed ids: a prefix and a UUIDv7 in lower-case Crockford base32, such as
 //! `bnk_01jd7y2m0k3v9c8x5w6t7r4q2z`. Sorting the text sorts by creation time.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
@@ -83,6 +84,19 @@ macro_rules! ids {
                     .and_then(decode)
                     .map(Self)
                     .ok_or(InvalidId { prefix: $prefix })
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({
+                    "type": "string",
+                    "pattern": concat!("^", $prefix, "[0-7][0-9a-hjkmnp-tv-z]{25}$"),
+                })
             }
         }
 

@@ -1,11 +1,12 @@
 //! Permission keys.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 macro_rules! permissions {
     ($($name:ident = $key:literal;)*) => {
         /// What a caller may do.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
         pub enum Permission {
             $(#[serde(rename = $key)] $name,)*
         }

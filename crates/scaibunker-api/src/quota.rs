@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,7 +19,9 @@ use crate::{
 };
 
 /// Something that quotas count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Resource {
     ConcurrentBunkers,
@@ -55,7 +58,7 @@ impl Resource {
 }
 
 /// The caps of a profile; `None` is no cap.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Caps {
     pub max_concurrent_bunkers: Option<u64>,
@@ -74,7 +77,7 @@ pub struct Caps {
 }
 
 /// A quota profile.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QuotaProfile {
     pub id: QuotaProfileId,
     /// `None`: one of the platform.
@@ -86,13 +89,14 @@ pub struct QuotaProfile {
     #[serde(flatten)]
     pub caps: Caps,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
 }
 
 macro_rules! profile_bodies {
     ($($(#[$doc:meta])* $cap:ident;)*) => {
         /// The body of `POST /quota-profiles`.
-        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub struct CreateQuotaProfile {
             pub name: String,
@@ -117,7 +121,7 @@ macro_rules! profile_bodies {
         }
 
         /// The body of `PATCH /quota-profiles/{id}`; `null` takes a cap away.
-        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(default, deny_unknown_fields)]
         pub struct PatchQuotaProfile {
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,7 +160,7 @@ profile_bodies! {
 }
 
 /// What a profile is assigned to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetKind {
     User,
@@ -166,7 +170,7 @@ pub enum TargetKind {
 }
 
 /// Who shares the caps of an assigned profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AssignmentMode {
     /// One user has them alone.
@@ -202,7 +206,7 @@ impl AssignmentMode {
 }
 
 /// A profile that is assigned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Assignment {
     pub id: QuotaAssignmentId,
     pub profile_id: QuotaProfileId,
@@ -210,11 +214,12 @@ pub struct Assignment {
     pub target_id: String,
     pub mode: AssignmentMode,
     #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
 }
 
 /// The body of `POST /quota-profiles/{id}/assignments`. A target has at most one assignment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateAssignment {
     pub target_kind: TargetKind,
@@ -225,7 +230,7 @@ pub struct CreateAssignment {
 }
 
 /// What is used of one profile.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProfileUsage {
     pub profile_id: QuotaProfileId,
     pub profile_name: String,
@@ -235,7 +240,7 @@ pub struct ProfileUsage {
 }
 
 /// What is used of one resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceUsage {
     pub current: u64,
     /// The profile's cap or the platform's, whichever is lower; `None` is no cap.

@@ -1,11 +1,12 @@
 //! Text frames of the shell's WebSocket; binary frames are the terminal's bytes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{error::ErrorCode, exec::SignalName, ids::ExecId};
 
 /// From the client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToShell {
     Resize { cols: u16, rows: u16 },
@@ -13,7 +14,7 @@ pub enum ToShell {
 }
 
 /// To the client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromShell {
     /// First of all; the id is for a reconnection.

@@ -41,6 +41,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -60,7 +61,7 @@ pub const LINK_PROTOCOL: &str = "scaibunker-link";
 pub const HEARTBEAT_INTERVAL_S: u64 = 10;
 
 /// What a host offers to bunkers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Capacity {
     pub cpu_millicores: u64,
     pub memory_mb: u64,
@@ -68,7 +69,7 @@ pub struct Capacity {
 }
 
 /// An image that a worker can start bunkers from at once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReadyImage {
     pub name: String,
     pub digest: String,
@@ -79,7 +80,7 @@ pub struct ReadyImage {
 }
 
 /// The body of `POST /workers/register`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RegisterWorker {
     /// The id of an earlier registration, which the worker keeps on its disk.
     pub worker_id: Option<WorkerId>,
@@ -93,20 +94,20 @@ pub struct RegisterWorker {
 }
 
 /// The answer to a registration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Registered {
     pub worker_id: WorkerId,
 }
 
 /// The body of `POST /workers/{id}/heartbeat`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Heartbeat {
     pub images: Vec<ReadyImage>,
     pub bunkers: Vec<BunkerReport>,
 }
 
 /// What a worker knows of one bunker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BunkerReport {
     pub id: BunkerId,
     pub state: WorkerBunkerState,
@@ -118,7 +119,7 @@ pub struct BunkerReport {
 
 /// The states a worker distinguishes. `Ended` stays listed until the controller deletes it, so
 /// that a reason is never lost.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum WorkerBunkerState {
     Starting,
@@ -128,7 +129,7 @@ pub enum WorkerBunkerState {
 }
 
 /// The body of `PUT /bunkers/{id}` on the link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartBunker {
     /// Image name as the worker reported it.
     pub image: String,
@@ -139,7 +140,7 @@ pub struct StartBunker {
 }
 
 /// The first frame of an exec on the link, as JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartExec {
     pub exec_id: ExecId,
     pub mode: ExecMode,
@@ -157,20 +158,20 @@ pub struct StartExec {
 }
 
 /// The body of `…/resize` on the link: a terminal's size in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ResizeTerminal {
     pub cols: u16,
     pub rows: u16,
 }
 
 /// The body of `…/signal` on the link: a signal's number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SendSignal {
     pub signal: i32,
 }
 
 /// A `Started` frame on the link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecStarted {
     pub exec_id: ExecId,
     pub pid: u32,
@@ -179,7 +180,7 @@ pub struct ExecStarted {
 }
 
 /// An `Exit` frame on the link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecEnd {
     pub exit_code: i32,
     /// Number of the signal that ended the command.
@@ -194,7 +195,7 @@ pub struct ExecEnd {
 }
 
 /// Names of the objects `output/{bunker_id}/{name}` that hold whole outputs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeptOutput {
     pub stdout: Option<String>,
     pub stderr: Option<String>,
@@ -203,7 +204,7 @@ pub struct KeptOutput {
 }
 
 /// What a worker knows of one command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecReport {
     pub exec_id: ExecId,
     pub mode: ExecMode,
@@ -217,7 +218,7 @@ pub struct ExecReport {
 }
 
 /// The states of a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ExecState {
     Running,
@@ -227,14 +228,14 @@ pub enum ExecState {
 
 /// The body of `POST /bunkers/{id}/files/commit` on the link; where it goes is in the header of the
 /// guest's `PUT /files`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CommitFile {
     /// Key of the object at the storage proxy, such as `files/{bunker_id}/{name}`.
     pub key: String,
 }
 
 /// Whether a worker can be given bunkers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerStatus {
     Online,
@@ -242,12 +243,13 @@ pub enum WorkerStatus {
 }
 
 /// A worker's record, as operators see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Worker {
     pub id: WorkerId,
     pub name: String,
     pub status: WorkerStatus,
     #[serde(with = "time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub last_heartbeat: Option<Timestamp>,
     pub version: String,
     pub engine: String,

@@ -6,6 +6,8 @@ CREATE TABLE partners (
 
 ALTER TABLE tenants ADD COLUMN partner_id TEXT REFERENCES partners (id);
 ALTER TABLE tenants ADD COLUMN status TEXT NOT NULL DEFAULT 'active';
+-- What is deleted stays for the bunkers that it had; nobody sees it any more.
+ALTER TABLE tenants ADD COLUMN deleted_at BIGINT;
 CREATE INDEX tenants_by_partner ON tenants (partner_id, id);
 
 -- `module_permissions` is a JSON array of permission keys.
@@ -13,6 +15,8 @@ ALTER TABLE users ADD COLUMN email TEXT;
 ALTER TABLE users ADD COLUMN module_permissions TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE users ADD COLUMN oidc_subject TEXT;
 ALTER TABLE users ADD COLUMN status TEXT NOT NULL DEFAULT 'active';
+ALTER TABLE users ADD COLUMN deleted_at BIGINT;
+ALTER TABLE users ADD COLUMN generation BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX users_by_tenant ON users (tenant_id, id);
 CREATE UNIQUE INDEX users_by_subject ON users (oidc_subject);
 
@@ -70,6 +74,7 @@ CREATE TABLE quota_profiles (
 );
 
 CREATE INDEX quota_profiles_by_tenant ON quota_profiles (tenant_id, id);
+CREATE UNIQUE INDEX quota_profiles_default ON quota_profiles (is_default) WHERE is_default = 1;
 
 -- One target has one profile.
 CREATE TABLE quota_assignments (
@@ -86,6 +91,9 @@ CREATE INDEX quota_assignments_by_profile ON quota_assignments (profile_id, id);
 
 -- `buckets` is a JSON array of the quota buckets that the bunker was charged to.
 ALTER TABLE bunkers ADD COLUMN buckets TEXT NOT NULL DEFAULT '[]';
+
+-- Microseconds of idleness that end the bunker.
+ALTER TABLE bunkers ADD COLUMN idle_timeout_us BIGINT;
 
 -- `resource_id` and `answer` of a request that made something else than a bunker.
 DROP TABLE idempotency_keys;

@@ -2,29 +2,55 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ipnet::IpNet;
+use jiff::Timestamp;
 use scaibunker_storage::{Objects, WorkerToken};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    bunkers::Bunkers,
+    audit::Audit,
+    bunkers::{self, Bunkers},
+    config::RateLimits,
+    credentials::Credentials,
     exec::Execs,
     files::{Files, Transfers},
     fleet::Fleet,
+    iam::Iam,
+    ledger::SharedLedger,
+    limits::Limits,
+    metrics::Metrics,
+    quotas::Quotas,
     store::{Store, StoreError},
-    tasks::Reconciler,
+    tasks::{Reconciler, TaskBoard},
 };
 
 /// The controller's parts.
 pub struct App {
     pub store: Store,
     pub fleet: Arc<Fleet>,
+    /// What controllers count together.
+    pub ledger: SharedLedger,
+    pub credentials: Arc<Credentials>,
+    pub iam: Iam,
+    pub quotas: Quotas,
     pub bunkers: Arc<Bunkers>,
     pub execs: Execs,
     pub files: Files,
     pub transfers: Transfers,
     pub objects: Objects,
     pub reconciler: Reconciler,
+    /// Who called what, with what result.
+    pub audit: Audit,
+    /// How often who may call.
+    pub limits: Limits,
+    pub metrics: Arc<Metrics>,
     pub worker_token: WorkerToken,
+    /// Whose word about a client's address is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    pub audit_retention_days: u32,
+    pub started_at: Timestamp,
+    /// How the background tasks fare.
+    pub task_board: TaskBoard,
     /// Where clients find this server, if the operator says so.
     pub public_url: Option<String>,
     /// Work that outlives the request which began it.
@@ -40,42 +66,69 @@ pub struct App {
 /// What the parts are built on.
 pub struct Foundations {
     pub store: Store,
+    pub ledger: SharedLedger,
+    pub credentials: Arc<Credentials>,
     pub objects: Objects,
     pub worker_token: WorkerToken,
     pub stale_after: Duration,
     pub public_url: Option<String>,
+    pub rate_limits: RateLimits,
+    pub trusted_proxies: Vec<IpNet>,
+    pub audit_retention_days: u32,
 }
 
 impl App {
     /// Wires the parts around an open database and object store.
     pub async fn wire(foundations: Foundations) -> Result<Arc<Self>, StoreError> {
-        let Foundations { store, objects, worker_token, stale_after, public_url } = foundations;
+        let Foundations { store, ledger, credentials, objects, worker_token, stale_after, .. } =
+            foundations;
         let live = store.live_bunkers(None).await?;
         let (workers, images) = (store.workers().await?, store.images().await?);
         let fleet = Arc::new(Fleet::restore(workers, images, &live, stale_after));
         let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
-        let drained = CancellationToken::new();
-        let bunkers =
-            Bunkers::new(store.clone(), Arc::clone(&fleet), tasks.clone(), drained.clone());
-        let execs = Execs::new(Arc::clone(&bunkers), tasks.clone(), drained.clone());
+        let (drained, stopped) = (CancellationToken::new(), CancellationToken::new());
+        let metrics = Arc::new(Metrics::new());
+        let limits = Limits::new(foundations.rate_limits, ledger.clone(), Arc::clone(&metrics));
+        let audit = Audit::start(store.clone(), Arc::clone(&metrics), &tasks, stopped.clone());
+        let parts = bunkers::Parts {
+            store: store.clone(),
+            fleet: Arc::clone(&fleet),
+            ledger: ledger.clone(),
+            credentials: Arc::clone(&credentials),
+            metrics: Arc::clone(&metrics),
+        };
+        let bunkers = Bunkers::new(parts, tasks.clone(), drained.clone());
+        let execs =
+            Execs::new(Arc::clone(&bunkers), Arc::clone(&metrics), tasks.clone(), drained.clone());
         let files = Files::new(Arc::clone(&bunkers), draining.clone());
         let transfers = Transfers::new(Arc::clone(&bunkers), objects.clone());
         let reconciler = Reconciler::new(store.clone(), Arc::clone(&fleet), Arc::clone(&bunkers));
         Ok(Arc::new(Self {
+            iam: Iam::new(store.clone(), Arc::clone(&credentials)),
+            quotas: Quotas::new(store.clone(), ledger.clone(), Arc::clone(&credentials)),
+            credentials,
             store,
             fleet,
+            ledger,
             bunkers,
             execs,
             files,
             transfers,
             objects,
             reconciler,
+            audit,
+            limits,
+            metrics,
             worker_token,
-            public_url,
+            trusted_proxies: foundations.trusted_proxies,
+            audit_retention_days: foundations.audit_retention_days,
+            started_at: Timestamp::now(),
+            task_board: TaskBoard::default(),
+            public_url: foundations.public_url,
             tasks,
             draining,
             drained,
-            stopped: CancellationToken::new(),
+            stopped,
         }))
     }
 }

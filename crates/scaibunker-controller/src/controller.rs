@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use scaibunker_storage::{Objects, SigningSecret, WorkerToken};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -9,12 +10,19 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{App, Foundations},
     config::{ControllerConfig, ObjectsConfig},
+    credentials::{Credentials, OidcError},
     data_dir::{DataDir, DataDirError},
+    failure::chain,
     http,
+    ledger::{LedgerError, MemoryLedger, RedisLedger, SharedLedger},
+    quotas::fill_ledger,
     server::{self, Endings},
     store::{Store, StoreError},
     tasks,
 };
+
+/// What the ledger's keys in Redis begin with.
+const LEDGER_PREFIX: &str = "scaibunker";
 
 /// What requests get to say good-bye once their time is over.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
@@ -28,6 +36,10 @@ pub enum ControllerError {
     DataDir(#[from] DataDirError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Oidc(#[from] OidcError),
     #[error(transparent)]
     Objects(#[from] scaibunker_storage::OpenError),
     /// A bug: what the task did is not done any more.
@@ -53,7 +65,17 @@ impl Controller {
         let data_dir = DataDir::lock(&config.data_dir)?;
         let database = config.database.unwrap_or_else(|| data_dir.database());
         let store = Store::open(&database).await?;
+        store.ensure_foundations(Timestamp::now()).await?;
         data_dir.ensure_admin_key(&store).await?;
+        let ledger: SharedLedger = match &config.redis {
+            Some(url) => Arc::new(RedisLedger::new(url, LEDGER_PREFIX)?),
+            None => Arc::new(MemoryLedger::default()),
+        };
+        if let Err(error) = fill_ledger(&store, &ledger).await {
+            // Redis may come later than this process; then the first who needs it fills it.
+            tracing::warn!(error = chain(&error), "the quota ledger is not filled yet");
+        }
+        let credentials = Credentials::new(store.clone(), config.platform_max, config.oidc)?;
         let worker_token = WorkerToken::new(&config.worker_token);
         let objects = match config.objects {
             ObjectsConfig::S3(s3) => Objects::s3(s3)?,
@@ -68,10 +90,15 @@ impl Controller {
         let storage = scaibunker_storage::router(objects.clone(), worker_token.clone());
         let app = App::wire(Foundations {
             store,
+            ledger,
+            credentials,
             objects,
             worker_token,
             stale_after: config.worker_stale_after,
             public_url: config.public_url,
+            rate_limits: config.rate_limits,
+            trusted_proxies: config.trusted_proxies,
+            audit_retention_days: config.audit_retention_days,
         })
         .await?;
         Ok(Self { app, storage, drain_limit: config.drain_limit, data_dir })

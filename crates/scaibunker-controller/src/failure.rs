@@ -3,7 +3,7 @@
 pub use scaibunker_api::error::chain;
 use scaibunker_api::error::{ErrorBody, ErrorCode};
 
-use crate::{domain::placement::NoPlace, fleet::LinkError, store::StoreError};
+use crate::{domain::placement::NoPlace, fleet::LinkError, ledger::LedgerError, store::StoreError};
 
 /// A call to a service failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,16 @@ impl Failure {
 impl From<NoPlace> for Failure {
     fn from(reason: NoPlace) -> Self {
         Self::Refused(reason.into())
+    }
+}
+
+/// Without its ledger a controller cannot know what is used, so it gives nothing out.
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        tracing::error!(error = chain(&error), "the ledger failed a request");
+        let message = "quotas cannot be checked at the moment; try again shortly";
+        let error = ErrorBody::new(ErrorCode::NotReady, message);
+        Self::Refused(ErrorBody { retry_after: Some(2), ..error })
     }
 }
 

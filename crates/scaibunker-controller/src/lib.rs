@@ -1,14 +1,17 @@
 //! HTTP API, rules, store and fleet of the control plane.
 //!
-//! Imports go one way: `http` reads requests and calls the services (`bunkers`, `exec`,
-//! `files`, `workers`), which decide by the rules of `domain` and carry out on `store` and `fleet`; `tasks`
-//! does the same without requests. Only `store` knows SQL, only `fleet` speaks over links, and
-//! `domain` does neither.
+//! Imports go one way: `http` reads requests and calls the services (`bunkers`, `exec`, `files`,
+//! `iam`, `quotas`, `workers`), which decide by the rules of `domain` and carry out on `store`, `ledger`
+//! and `fleet`; `tasks` does the same without requests. Only `store` knows SQL, only `ledger` knows
+//! Redis, only `fleet` speaks over links, and `domain` does none of it.
 
 mod app;
+mod audit;
 mod bunkers;
 mod config;
 mod controller;
+mod creation;
+mod credentials;
 mod data_dir;
 mod domain;
 mod exec;
@@ -16,16 +19,25 @@ mod failure;
 mod files;
 mod fleet;
 mod http;
+mod iam;
 mod ledger;
+mod limits;
+mod metrics;
+mod quotas;
 mod server;
 mod store;
 mod tasks;
+#[cfg(test)]
+#[path = "../tests/servers/mod.rs"]
+mod test_servers;
 mod workers;
 
 pub use self::{
-    config::{ControllerConfig, ObjectsConfig},
+    config::{ControllerConfig, ObjectsConfig, RateLimits},
     controller::{Controller, ControllerError},
+    credentials::OidcConfig,
     data_dir::DataDirError,
+    ledger::{InvalidRedisUrl, RedisUrl},
     store::{DatabaseUrl, InvalidDatabaseUrl, StoreError},
 };
 

@@ -2,7 +2,8 @@
 
 use std::{io, net::SocketAddr, pin::pin, time::Duration};
 
-use axum::Router;
+use axum::{Router, http::Request};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -13,8 +14,9 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
 
-use crate::failure::chain;
+use crate::{failure::chain, http::Peer};
 
 /// A client that does not finish its request's head in this time is cut off.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -85,7 +87,12 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, endings: End
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
-    let service = TowerToHyperService::new(router);
+    let peer_ip = Peer(peer.ip().to_canonical());
+    let service =
+        TowerToHyperService::new(router.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer_ip);
+            request
+        }));
     let mut connection =
         pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {

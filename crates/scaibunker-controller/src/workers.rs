@@ -52,6 +52,10 @@ pub async fn heartbeat(app: &Arc<App>, id: WorkerId, beat: Heartbeat) -> Result<
             store_worker(app, record).await?;
         }
     }
+    if let Err(error) = app.ledger.note_alive(id, app.fleet.stale_after()).await {
+        app.metrics.ledger_failures.inc();
+        tracing::warn!(worker_id = %id, error = chain(&error), "other controllers did not hear of it");
+    }
     let (app, reports) = (Arc::clone(app), beat.bunkers);
     app.tasks.clone().spawn(async move { app.reconciler.observe(id, &reports).await });
     Ok(())

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use scaibunker_controller::{Controller, ControllerConfig};
+use scaibunker_controller::{Controller, ControllerConfig, RateLimits};
 use scaibunker_worker::{
     Worker,
     config::{AcceleratorChoice, Overcommit, WorkerConfig},
@@ -155,6 +155,7 @@ pub async fn run(global: &GlobalArgs, args: UpArgs) -> Result<(), Failure> {
         objects: args.storage.objects()?,
         capability_secret: StorageArgs::capability_secret(),
         public_url: args.storage.public_url.clone(),
+        rate_limits: RateLimits::OFF,
         ..ControllerConfig::new(data_dir.clone(), worker_token.clone())
     };
     let controller = Controller::open(config).await.map_err(anyhow::Error::from)?;

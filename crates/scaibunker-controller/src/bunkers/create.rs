@@ -1,13 +1,17 @@
 //! Making a bunker, step by step:
 //!
-//! 1. check the request, then take room on a worker (undone unless the bunker gets written down);
+//! 1. check the request, then take quota and room on a worker (undone unless the bunker gets
+//!    written down);
 //! 2. write the bunker down as `pending`, with its idempotency key; the caller may be answered;
 //! 3. call the worker; `provisioning` when it takes its time;
 //! 4. write down `running` or `failed`. Failed, or ended meanwhile: the worker forgets it.
 //!
 //! From step 2 on the work belongs to a task of its own: a caller that goes away stops nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use scaibunker_api::{
@@ -25,7 +29,7 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-use super::{Bunkers, starting::StartGuard, transition::Outcome};
+use super::{Bunkers, quota::QuotaReservation, starting::StartGuard, transition::Outcome};
 use crate::{
     domain::{
         actor::Actor,
@@ -49,6 +53,17 @@ pub enum CreateAnswer {
     Repeated(serde_json::Value),
 }
 
+impl CreateAnswer {
+    /// The id of the bunker that was made.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match self {
+            Self::Record(record) => record.id.to_string(),
+            Self::Repeated(record) => record["id"].as_str().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 /// Room on a worker that goes back unless it is kept.
 struct Reservation {
     fleet: Arc<Fleet>,
@@ -70,6 +85,7 @@ struct Start {
     image: String,
     key: Option<IdempotencyKey>,
     reservation: Reservation,
+    quota: QuotaReservation,
     guard: StartGuard,
     request_id: String,
 }
@@ -101,10 +117,14 @@ impl Bunkers {
         let id = BunkerId::generate();
         tracing::Span::current().record("bunker_id", tracing::field::display(id));
         let spec = create::resolve(request, &image);
+        let quota = self.reserve_quota(actor, id, &spec).await?;
+        let placing = Instant::now();
         let worker_id = self.fleet.reserve(id, &spec, &image)?;
+        self.metrics.placement.observe(placing.elapsed().as_secs_f64());
         let reservation = Reservation { fleet: Arc::clone(&self.fleet), bunker: id, kept: false };
         let owner = (actor.tenant_id, actor.user_id);
-        let bunker = Bunker::placed(id, owner, worker_id, Vec::new(), spec, Timestamp::now());
+        let bunker =
+            Bunker::placed(id, owner, worker_id, quota.buckets.clone(), spec, Timestamp::now());
         if let (Some(key), None) = (&mut key, wait) {
             key.answer = serde_json::to_string(&bunker::Bunker::from(&bunker)).ok();
         }
@@ -115,6 +135,7 @@ impl Bunkers {
             image: image.name,
             key: key.clone(),
             reservation,
+            quota,
             guard: self.starting.begin(id),
             request_id: actor.request_id.to_string(),
         };
@@ -206,6 +227,7 @@ impl Bunkers {
         let inserted = self.store.insert_bunker(&start.bunker, start.key.as_ref()).await;
         let is_new = matches!(inserted, Ok(Inserted::Done));
         start.reservation.kept = is_new;
+        start.quota.kept = is_new;
         if !is_new {
             // The caller may have gone; there is nothing to undo but the reservation.
             let _ = written.send(inserted);

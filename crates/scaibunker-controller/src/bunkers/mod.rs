@@ -1,25 +1,29 @@
 //! What can be done with bunkers: the steps between the routes and the store and fleet.
 
+mod changes;
 mod create;
 mod end;
 mod key_locks;
+mod pause;
+mod quota;
 mod reach;
 mod starting;
 mod transition;
 
 use std::{sync::Arc, time::Duration};
 
-use scaibunker_api::{
-    bunker::PatchBunker, error::ErrorCode, ids::BunkerId, permission::Permission,
-};
+use scaibunker_api::{bunker::PatchBunker, error::ErrorCode, ids::BunkerId};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::create::CreateAnswer;
-use self::{key_locks::KeyLocks, starting::Starting};
+use self::{changes::Changes, key_locks::KeyLocks, starting::Starting};
+pub use self::{changes::StatusStream, create::CreateAnswer};
 use crate::{
+    credentials::Credentials,
     domain::{actor::Actor, bunker::Bunker, patch},
     failure::Failure,
     fleet::Fleet,
+    ledger::SharedLedger,
+    metrics::Metrics,
     store::{BunkerFilter, Store},
 };
 
@@ -27,6 +31,10 @@ use crate::{
 pub struct Bunkers {
     store: Store,
     fleet: Arc<Fleet>,
+    ledger: SharedLedger,
+    credentials: Arc<Credentials>,
+    metrics: Arc<Metrics>,
+    changes: Changes,
     /// Bunkers whose start is under way in this process.
     starting: Starting,
     /// Idempotency keys whose first request is not written down yet.
@@ -37,17 +45,32 @@ pub struct Bunkers {
     drained: CancellationToken,
 }
 
+/// What the service stands on.
+pub struct Parts {
+    pub store: Store,
+    pub fleet: Arc<Fleet>,
+    pub ledger: SharedLedger,
+    pub credentials: Arc<Credentials>,
+    pub metrics: Arc<Metrics>,
+}
+
 impl Bunkers {
-    /// A service on `store` and `fleet`.
+    /// A service on its parts.
     #[must_use]
-    pub fn new(
-        store: Store,
-        fleet: Arc<Fleet>,
-        tasks: TaskTracker,
-        drained: CancellationToken,
-    ) -> Arc<Self> {
-        let (starting, key_locks) = (Starting::default(), KeyLocks::default());
-        Arc::new(Self { store, fleet, starting, key_locks, tasks, drained })
+    pub fn new(parts: Parts, tasks: TaskTracker, drained: CancellationToken) -> Arc<Self> {
+        let Parts { store, fleet, ledger, credentials, metrics } = parts;
+        Arc::new(Self {
+            store,
+            fleet,
+            ledger,
+            credentials,
+            metrics,
+            changes: Changes::default(),
+            starting: Starting::default(),
+            key_locks: KeyLocks::default(),
+            tasks,
+            drained,
+        })
     }
 
     /// A bunker that the caller sees; any other does not exist.
@@ -75,7 +98,6 @@ impl Bunkers {
         id: BunkerId,
         patch: PatchBunker,
     ) -> Result<Bunker, Failure> {
-        actor.require(Permission::Create)?;
         loop {
             let bunker = self.get(actor, id).await?;
             let changed = patch::apply(&bunker, patch.clone())?;
@@ -93,7 +115,6 @@ impl Bunkers {
         id: BunkerId,
         limit: Duration,
     ) -> Result<Bunker, Failure> {
-        actor.require(Permission::Create)?;
         let bunker = self.get(actor, id).await?;
         let (ending, released) =
             self.request_end(bunker, None, actor.request_id.to_string()).await?;

@@ -2,13 +2,17 @@
 
 use jiff::Timestamp;
 use scaibunker_api::{
-    bunker::BunkerStatus,
+    bunker::{BunkerMetrics, BunkerStatus},
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
 };
 
 use super::Bunkers;
-use crate::{domain::actor::Actor, failure::Failure, fleet::Link};
+use crate::{
+    domain::{actor::Actor, bunker::Bunker},
+    failure::Failure,
+    fleet::Link,
+};
 
 impl Bunkers {
     /// The link to the worker of a bunker that the caller sees and that runs. Looking at a bunker
@@ -19,14 +23,36 @@ impl Bunkers {
             let status = bunker.status().as_str();
             let reason = bunker.life().status_reason.as_deref();
             let why = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-            let message = format!("the bunker is {status}{why}; this needs a running one");
+            let message = match bunker.status() {
+                BunkerStatus::Paused => "the bunker is paused; resume it first".to_owned(),
+                _ => format!("the bunker is {status}{why}; this needs a running one"),
+            };
             return Err(Failure::new(ErrorCode::BunkerNotRunning, message));
         }
+        self.link_of(&bunker)
+    }
+
+    /// The link to the worker of a bunker, whatever its status.
+    pub(super) fn link_of(&self, bunker: &Bunker) -> Result<Link, Failure> {
         self.fleet.link(bunker.worker_id).ok_or_else(|| {
             let message = "the bunker's worker is not linked at the moment; try again";
             let error = ErrorBody::new(ErrorCode::WorkerUnavailable, message);
             ErrorBody { retry_after: Some(2), ..error }.into()
         })
+    }
+
+    /// What a bunker that runs or is paused uses. Looking at it is no activity of it.
+    pub async fn metrics(&self, actor: &Actor, id: BunkerId) -> Result<BunkerMetrics, Failure> {
+        let bunker = self.get(actor, id).await?;
+        match bunker.status() {
+            BunkerStatus::Running | BunkerStatus::Paused => {
+                Ok(self.link_of(&bunker)?.metrics(id, &actor.request_id.to_string()).await?)
+            }
+            status => {
+                let message = format!("the bunker is {}; it uses nothing", status.as_str());
+                Err(Failure::new(ErrorCode::BunkerNotRunning, message))
+            }
+        }
     }
 
     /// [`Self::link`] for work in the bunker, which counts as its activity.

@@ -63,6 +63,8 @@ impl Bunkers {
         if after.status().is_terminal() {
             self.fleet.release(after.id);
         }
+        self.settle_quota(before, after).await;
+        self.changes.tell(after);
         let life = after.life();
         let (from, to) = (before.status().as_str(), life.status.as_str());
         let (bunker_id, reason) = (after.id, life.status_reason.as_deref().unwrap_or_default());

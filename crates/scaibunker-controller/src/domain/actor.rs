@@ -9,7 +9,7 @@ use scaibunker_api::{
     permission::Permission,
 };
 
-use super::bunker::Bunker;
+use super::{bunker::Bunker, quota::AppliedProfile};
 
 /// How far a caller's powers reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub struct Actor {
     pub is_viewer: bool,
     /// Every group the caller belongs to, nested ones expanded.
     pub group_ids: Arc<[GroupId]>,
+    /// The quota profiles that hold for the caller's bunkers.
+    pub quota_profiles: Arc<[AppliedProfile]>,
     pub request_id: RequestId,
 }
 
@@ -151,6 +153,7 @@ pub(crate) mod tests {
             permissions: permissions.into(),
             is_viewer: false,
             group_ids: Arc::default(),
+            quota_profiles: Arc::default(),
             request_id: RequestId::generate(),
         }
     }

@@ -171,6 +171,14 @@ impl Bunker {
         self.created_at.checked_add(SignedDuration::from_secs(seconds)).ok()
     }
 
+    /// How long the bunker may go on idling if it worked last at `active_at`; `None` for one that
+    /// may idle for ever.
+    #[must_use]
+    pub fn idle_until(&self, active_at: Timestamp) -> Option<Timestamp> {
+        let seconds = i64::try_from(self.spec.idle_timeout_s?).ok()?;
+        active_at.checked_add(SignedDuration::from_secs(seconds)).ok()
+    }
+
     /// The bunker after `event`, one generation later.
     pub fn apply(&self, event: Event) -> Result<Self, Rejected> {
         use BunkerStatus as S;

@@ -65,7 +65,7 @@ impl<'de> Deserialize<'de> for Bucket {
 }
 
 /// An amount of each resource, in the order of [`Resource::ALL`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Amounts([u64; Resource::ALL.len()]);
 
 impl Amounts {
@@ -130,7 +130,7 @@ impl From<[u64; Resource::ALL.len()]> for Amounts {
 }
 
 /// What one bunker is charged, and where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Charge {
     /// Each at most once.
     pub buckets: Vec<Bucket>,
@@ -213,7 +213,9 @@ impl AppliedProfile {
         })
     }
 
-    fn refusal(
+    /// The refusal that this profile's cap on a resource leads to.
+    #[must_use]
+    pub fn refusal(
         &self,
         resource: Resource,
         current: u64,

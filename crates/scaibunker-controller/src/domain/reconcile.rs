@@ -49,14 +49,15 @@ pub fn decide(
             Action::ApplyThenForget(Event::Failed { reason: reason.clone(), at: now })
         }
         Some((WorkerBunkerState::Starting, _)) => Action::Nothing,
-        Some((WorkerBunkerState::Running | WorkerBunkerState::Paused, started_at)) => {
-            match row.status() {
-                BunkerStatus::Pending | BunkerStatus::Provisioning => {
-                    Action::Apply(Event::Started { at: started_at.unwrap_or(now) })
-                }
-                _ => Action::Nothing,
+        Some((state, started_at)) => match (row.status(), state) {
+            (BunkerStatus::Pending | BunkerStatus::Provisioning, _) => {
+                Action::Apply(Event::Started { at: started_at.unwrap_or(now) })
             }
-        }
+            // Who paused or resumed it was cut off before it could write that down.
+            (BunkerStatus::Running, WorkerBunkerState::Paused) => Action::Apply(Event::Paused),
+            (BunkerStatus::Paused, WorkerBunkerState::Running) => Action::Apply(Event::Resumed),
+            _ => Action::Nothing,
+        },
     }
 }
 
@@ -78,6 +79,7 @@ mod tests {
         prop_oneof![
             Just(WorkerBunkerState::Starting),
             Just(WorkerBunkerState::Running),
+            Just(WorkerBunkerState::Paused),
             ".{0,8}".prop_map(|reason| WorkerBunkerState::Ended { reason }),
         ]
     }

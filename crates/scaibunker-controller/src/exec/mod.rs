@@ -13,7 +13,6 @@ use scaibunker_api::{
         Started,
     },
     ids::{BunkerId, ExecId},
-    permission::Permission,
     worker::SendSignal,
 };
 use scaibunker_guest_protocol::frame::FrameError;
@@ -37,6 +36,7 @@ use crate::{
     },
     failure::{Failure, chain},
     fleet::{ExecFrames, LinkError, RequestBody},
+    metrics::Metrics,
 };
 
 /// The guest ends a command at its limit; one that does not within this time is beyond control.
@@ -49,6 +49,7 @@ const FEED_LIMIT: Duration = Duration::from_secs(1);
 /// The service; one for the process.
 pub struct Execs {
     bunkers: Arc<Bunkers>,
+    metrics: Arc<Metrics>,
     /// Input on its way to commands that nobody waits for.
     tasks: TaskTracker,
     /// Cancelled when no command may be followed any longer.
@@ -58,8 +59,13 @@ pub struct Execs {
 impl Execs {
     /// A service on `bunkers`.
     #[must_use]
-    pub fn new(bunkers: Arc<Bunkers>, tasks: TaskTracker, drained: CancellationToken) -> Self {
-        Self { bunkers, tasks, drained }
+    pub fn new(
+        bunkers: Arc<Bunkers>,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        drained: CancellationToken,
+    ) -> Self {
+        Self { bunkers, metrics, tasks, drained }
     }
 
     /// Starts a command; dropping the session ends it.
@@ -75,6 +81,7 @@ impl Execs {
         let limit = prepared.start.timeout_s.map(|s| Duration::from_secs(s) + OUTER_BOUND);
         let input = input::of_attached(&prepared).map_err(unwritable)?;
         let frames = opened(link.exec(id, input, &actor.request_id.to_string())).await?;
+        self.metrics.execs.inc();
         tracing::info!(%exec_id, "a command starts");
         Ok(self.session(id, exec_id, frames, limit))
     }
@@ -92,6 +99,7 @@ impl Execs {
         let input = input::of_detached(&prepared).map_err(unwritable)?;
         let frames = opened(link.exec(id, input, &request_id)).await?;
         let started = started(&mut self.session(id, exec_id, frames, None)).await?;
+        self.metrics.execs.inc();
         tracing::info!(%exec_id, "a detached command starts");
         if !prepared.stdin.is_empty() {
             let input = input::of_bytes(&prepared.stdin, !prepared.is_input_open);
@@ -137,7 +145,6 @@ impl Execs {
         exec_id: ExecId,
         from_seq: u64,
     ) -> Result<ExecSession, Failure> {
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.enter(actor, id).await?;
         let request_id = actor.request_id.to_string();
         let attaching = link.attach(id, exec_id, from_seq, RequestBody::Empty, &request_id);
@@ -147,7 +154,6 @@ impl Execs {
 
     /// Every command the bunker runs or remembers, newest first.
     pub async fn list(&self, actor: &Actor, id: BunkerId) -> Result<Vec<ExecRecord>, Failure> {
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.link(actor, id).await?;
         let mut reports = link.execs(id, &actor.request_id.to_string()).await?;
         reports.sort_by_key(|report| std::cmp::Reverse(report.exec_id));
@@ -161,7 +167,6 @@ impl Execs {
         id: BunkerId,
         exec_id: ExecId,
     ) -> Result<ExecRecord, Failure> {
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.link(actor, id).await?;
         Ok(record(id, link.exec_report(id, exec_id, &actor.request_id.to_string()).await?))
     }
@@ -175,7 +180,6 @@ impl Execs {
         request: ExecInput,
     ) -> Result<(), Failure> {
         let (bytes, is_last) = exec::prepare_input(request)?;
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.enter(actor, id).await?;
         let input = input::of_bytes(&bytes, is_last);
         Ok(link.feed(id, exec_id, input, &actor.request_id.to_string()).await?)
@@ -190,14 +194,12 @@ impl Execs {
         request: ExecSignal,
     ) -> Result<(), Failure> {
         let signal = SendSignal { signal: signal_number(&request.signal)? };
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.enter(actor, id).await?;
         Ok(link.signal(id, exec_id, signal, &actor.request_id.to_string()).await?)
     }
 
     /// Kills a command, if it still runs, and forgets it.
     pub async fn end(&self, actor: &Actor, id: BunkerId, exec_id: ExecId) -> Result<(), Failure> {
-        actor.require(Permission::Execute)?;
         let link = self.bunkers.enter(actor, id).await?;
         Ok(link.end_exec(id, exec_id, &actor.request_id.to_string()).await?)
     }

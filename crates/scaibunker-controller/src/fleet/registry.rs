@@ -220,7 +220,12 @@ impl Fleet {
         self.state().seats.get(&id).map(|seat| self.shown(seat))
     }
 
-    /// The workers that are offline.
+    /// How long a worker may be silent.
+    pub fn stale_after(&self) -> Duration {
+        self.stale_after
+    }
+
+    /// The workers that this process has not heard of for too long.
     pub fn silent_workers(&self) -> Vec<WorkerId> {
         let state = self.state();
         let silent = state.seats.values().filter(|seat| !self.is_fresh(seat));

@@ -1,78 +1,63 @@
-//! Who calls: an API key's owner, or a worker.
-
-use std::sync::Arc;
+//! Who calls: the holder of an API key, or a worker.
 
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, header, request::Parts},
 };
+use jiff::Timestamp;
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     shell::BEARER_SUBPROTOCOL,
 };
 
 use super::{fault::Fault, request_context::current_request_id};
-use crate::{
-    app::App,
-    data_dir::hash_of,
-    domain::actor::{Actor, Reach, permissions_of},
-    failure::Failure,
-};
+use crate::{app::App, domain::actor::Actor};
 
-impl FromRequestParts<Arc<App>> for Actor {
+/// The actor that the route's guard has recognised.
+impl<S: Sync> FromRequestParts<S> for Actor {
     type Rejection = Fault;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
-        let Some(key) = bearer(&parts.headers) else {
-            return Err(unauthorized("no API key: send `Authorization: Bearer sgk_…`"));
-        };
-        Self::of_key(key, app).await
-    }
-}
-
-impl Actor {
-    async fn of_key(key: &str, app: &App) -> Result<Self, Fault> {
-        let account = app.store.account(&hash_of(key)).await.map_err(Failure::from)?;
-        let Some(account) = account else {
-            return Err(unauthorized("this API key is not known, or was replaced"));
-        };
-        let span = tracing::Span::current();
-        span.record("tenant_id", tracing::field::display(account.tenant_id));
-        Ok(Self {
-            tenant_id: account.tenant_id,
-            user_id: account.user_id,
-            api_key_id: None,
-            reach: Reach::Platform,
-            permissions: permissions_of(account.role).into(),
-            is_viewer: false,
-            group_ids: Arc::default(),
-            request_id: current_request_id(),
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| {
+            tracing::error!("a handler wants an actor, but its route has none");
+            ErrorBody::new(ErrorCode::Internal, "a bug: this route knows no caller").into()
         })
     }
 }
 
-/// A caller on a WebSocket, for which browsers let no header be set but the subprotocol.
-pub(super) struct SocketActor {
-    pub actor: Actor,
-    /// The subprotocol that carried the key: browsers want it back. It is never to be logged.
-    pub protocol: Option<String>,
+/// Recognises the caller that presents `bearer`.
+pub(super) async fn authenticate(app: &App, bearer: &str) -> Result<Actor, Fault> {
+    let (account, api_key_id) = app.credentials.actor_of(bearer, Timestamp::now()).await?;
+    let span = tracing::Span::current();
+    span.record("tenant_id", tracing::field::display(account.tenant_id));
+    Ok(account.actor(api_key_id, current_request_id()))
 }
 
-impl FromRequestParts<Arc<App>> for SocketActor {
+/// What the caller presents. On a WebSocket it may be in a subprotocol: browsers let no other
+/// header be set.
+pub(super) fn credential(headers: &HeaderMap, is_websocket: bool) -> Result<&str, Fault> {
+    if headers.contains_key(header::AUTHORIZATION) || !is_websocket {
+        return bearer(headers)
+            .ok_or_else(|| unauthorized("no API key: send `Authorization: Bearer sgk_…`"));
+    }
+    bearer_protocol(headers).map(|(_, key)| key).ok_or_else(|| {
+        unauthorized(
+            "no API key: send `Authorization: Bearer sgk_…`, or the subprotocol `bearer.sgk_…`",
+        )
+    })
+}
+
+/// The subprotocol that carried the key, if one did: browsers want it back. It is never to be logged.
+pub(super) struct KeyProtocol(pub Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for KeyProtocol {
     type Rejection = Fault;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
         if parts.headers.contains_key(header::AUTHORIZATION) {
-            let actor = Actor::from_request_parts(parts, app).await?;
-            return Ok(Self { actor, protocol: None });
+            return Ok(Self(None));
         }
-        let Some((protocol, key)) = bearer_protocol(&parts.headers) else {
-            return Err(unauthorized(
-                "no API key: send `Authorization: Bearer sgk_…`, or the subprotocol `bearer.sgk_…`",
-            ));
-        };
-        let actor = Actor::of_key(key, app).await?;
-        Ok(Self { actor, protocol: Some(protocol.to_owned()) })
+        Ok(Self(bearer_protocol(&parts.headers).map(|(protocol, _)| protocol.to_owned())))
     }
 }
 
@@ -86,21 +71,15 @@ fn bearer_protocol(headers: &HeaderMap) -> Option<(&str, &str)> {
     })
 }
 
-/// Proof that the request comes from a worker.
-pub(super) struct FromWorker;
-
-impl FromRequestParts<Arc<App>> for FromWorker {
-    type Rejection = Fault;
-
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
-        match bearer(&parts.headers) {
-            Some(token) if app.worker_token.is(token) => Ok(Self),
-            Some(_) => Err(unauthorized(
-                "the worker token does not match: SCAIBUNKER_WORKER_TOKEN must be the same on the \
-                 worker and the controller",
-            )),
-            None => Err(unauthorized("no worker token: send `Authorization: Bearer …`")),
-        }
+/// Refuses who does not present the worker token.
+pub(super) fn worker_only(app: &App, headers: &HeaderMap) -> Result<(), Fault> {
+    match bearer(headers) {
+        Some(token) if app.worker_token.is(token) => Ok(()),
+        Some(_) => Err(unauthorized(
+            "the worker token does not match: SCAIBUNKER_WORKER_TOKEN must be the same on the \
+             worker and the controller",
+        )),
+        None => Err(unauthorized("no worker token: send `Authorization: Bearer …`")),
     }
 }
 

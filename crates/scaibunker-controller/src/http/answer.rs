@@ -30,6 +30,22 @@ impl<T: Serialize> IntoResponse for Answer<T> {
     }
 }
 
+/// The id of what a request has made, among its answer's extensions.
+#[derive(Debug, Clone)]
+pub(super) struct MadeId(pub String);
+
+/// An object that is new, and its id.
+pub(super) struct Made<T>(pub String, pub T);
+
+impl<T: Serialize> IntoResponse for Made<T> {
+    fn into_response(self) -> Response {
+        let Self(id, data) = self;
+        let mut response = Answer(StatusCode::CREATED, data).into_response();
+        response.extensions_mut().insert(MadeId(id));
+        response
+    }
+}
+
 /// A page of objects.
 pub(super) struct ListAnswer<T> {
     pub data: Vec<T>,

@@ -2,24 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    extract::State,
-    http::{HeaderMap, StatusCode},
-};
+use axum::extract::State;
 use scaibunker_api::{
     bunker::{self, BunkerStatus, CreateBunker, LifecycleMode, PatchBunker},
     error::ErrorBody,
     ids::BunkerId,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    answer::{Answer, ListAnswer},
+    answer::{Answer, ListAnswer, Made},
     body::JsonBody,
     fault::Fault,
+    idempotency::IdempotencyKey,
     page::Page,
     path::PathId,
-    query::Query,
+    query::{NoQuery, Query},
 };
 use crate::{
     app::App,
@@ -28,18 +27,19 @@ use crate::{
     store::{BunkerFilter, LabelFilter},
 };
 
-const IDEMPOTENCY_HEADER: &str = "idempotency-key";
-const MAX_KEY_BYTES: usize = 255;
 const DEFAULT_WAIT_S: u64 = 60;
 const MAX_WAIT_S: u64 = 600;
 /// How long a delete waits for the worker before it answers `terminating`.
 const END_LIMIT: Duration = Duration::from_secs(5);
 const MAX_LABEL_FILTERS: usize = 8;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct CreateQuery {
+    /// Answer once the bunker runs or has failed.
     wait: bool,
+    /// How long; 60 unless given.
+    #[schemars(range(min = 1, max = 600))]
     wait_timeout_s: Option<u64>,
 }
 
@@ -58,29 +58,20 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     actor: Actor,
     Query(query): Query<CreateQuery>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBody(request): JsonBody<CreateBunker>,
-) -> Result<Answer<CreateAnswer>, Fault> {
-    let (key, wait) = (idempotency_key(&headers)?, query.wait()?);
-    let answer = app.bunkers.create(&actor, request, key, wait).await?;
-    Ok(Answer(StatusCode::CREATED, answer))
+) -> Result<Made<CreateAnswer>, Fault> {
+    let answer = app.bunkers.create(&actor, request, key, query.wait()?).await?;
+    Ok(Made(answer.id(), answer))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ErrorBody> {
-    let Some(value) = headers.get(IDEMPOTENCY_HEADER) else { return Ok(None) };
-    match value.to_str() {
-        Ok(key) if (1..=MAX_KEY_BYTES).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => {
-            let message = format!("must be 1 to {MAX_KEY_BYTES} printable ASCII characters");
-            Err(ErrorBody::invalid("Idempotency-Key", message))
-        }
-    }
-}
-
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct ListQuery {
+pub(super) struct ListBunkersQuery {
+    /// Objects in a page; 50 unless given.
+    #[schemars(range(min = 1, max = 200))]
     limit: Option<usize>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
     /// One or several, separated by commas.
     status: Option<String>,
@@ -92,7 +83,7 @@ pub(super) struct ListQuery {
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     actor: Actor,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<ListBunkersQuery>,
 ) -> Result<ListAnswer<bunker::Bunker>, Fault> {
     let page = Page::parse(query.limit, query.cursor.as_deref())?;
     let filter = BunkerFilter {
@@ -126,10 +117,6 @@ fn labels(list: Option<&str>) -> Result<Vec<LabelFilter>, ErrorBody> {
     Ok(filters)
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct NoQuery {}
-
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     actor: Actor,
@@ -151,9 +138,10 @@ pub(super) async fn patch(
     Ok(Answer::ok((&app.bunkers.patch(&actor, id, patch).await?).into()))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct EndQuery {
+    /// Take a last snapshot first.
     snapshot: bool,
 }
 

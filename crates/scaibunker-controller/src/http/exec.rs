@@ -12,18 +12,18 @@ use scaibunker_api::{
     exec::{ExecInput, ExecRecord, ExecRequest, ExecSignal},
     ids::BunkerId,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
     answer::{Answer, ListAnswer},
     body::JsonBody,
-    bunkers::{NoQuery, note},
+    bunkers::note,
     exec_events,
     fault::Fault,
-    images::ListQuery,
-    page::Page,
+    page::{ListQuery, Page},
     path::{PathExec, PathId},
-    query::Query,
+    query::{NoQuery, Query},
 };
 use crate::{
     app::App,
@@ -73,9 +73,10 @@ pub(super) async fn show(
     Ok(Answer::ok(app.execs.show(&actor, id, exec_id).await?))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct StreamQuery {
+    /// Number of the first piece of output; all that there is unless given.
     from_seq: Option<u64>,
 }
 

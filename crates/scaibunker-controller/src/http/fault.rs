@@ -41,10 +41,12 @@ impl From<Failure> for Fault {
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         let Self(error) = self;
-        let (status, retry_after) = (error.code.http_status(), error.retry_after);
+        let (code, status, retry_after) = (error.code, error.code.http_status(), error.retry_after);
         let mut response =
             (status, Json(ErrorEnvelope { status: Status::Error, error, meta: meta() }))
                 .into_response();
+        // For the audit log.
+        response.extensions_mut().insert(code);
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -2,18 +2,30 @@
 
 mod actor;
 mod answer;
+mod audit;
 mod body;
 mod bunkers;
+mod client_ip;
 mod exec;
 mod exec_events;
 mod fault;
 mod files;
+mod guard;
 mod health;
+mod health_detailed;
+mod iam;
+mod idempotency;
 mod images;
+mod lifecycle;
+mod metrics;
+mod openapi;
 mod page;
 mod path;
 mod query;
+mod quotas;
 mod request_context;
+mod route;
+mod routes;
 mod shell;
 mod sse;
 mod storage;
@@ -26,7 +38,6 @@ use axum::{
     Router,
     http::{Method, Uri},
     middleware,
-    routing::{get, post},
 };
 use scaibunker_api::{
     API_PREFIX,
@@ -34,41 +45,42 @@ use scaibunker_api::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::fault::Fault;
+pub use self::client_ip::Peer;
+use self::{fault::Fault, guard::Guard, route::Route};
 use crate::app::App;
 
 /// Every route of the process, `storage` among them, each in the envelope and under a request id.
 pub fn router(app: Arc<App>, storage: Router) -> Router {
-    let outputs = middleware::from_fn_with_state(Arc::clone(&app), storage::serve_outputs);
-    let storage = storage.layer(outputs);
-    let api = Router::new()
-        .route("/bunkers", get(bunkers::list).post(bunkers::create))
-        .route("/bunkers/{id}", get(bunkers::show).patch(bunkers::patch).delete(bunkers::end))
-        .route("/bunkers/{id}/exec", post(exec::run))
-        .route("/bunkers/{id}/execs", get(exec::list))
-        .route("/bunkers/{id}/execs/{exec_id}", get(exec::show).delete(exec::end))
-        .route("/bunkers/{id}/execs/{exec_id}/stream", get(exec::stream))
-        .route("/bunkers/{id}/execs/{exec_id}/input", post(exec::input))
-        .route("/bunkers/{id}/execs/{exec_id}/signal", post(exec::signal))
-        .route("/bunkers/{id}/shell", get(shell::open))
-        .route("/images", get(images::list))
-        .route("/images/{id}", get(images::show))
-        .route("/workers", get(workers::list))
-        .route("/workers/{id}", get(workers::show))
-        .route("/workers/register", post(worker_side::register))
-        .route("/workers/{id}/heartbeat", post(worker_side::heartbeat))
-        .route("/workers/{id}/link", get(worker_side::link))
-        .merge(files::routes());
-    Router::new()
-        .nest(API_PREFIX, api)
-        .route("/health", get(health::alive))
-        .route("/health/ready", get(health::ready))
-        .with_state(app)
-        .nest(API_PREFIX, storage)
+    let outputs = guarded(&app, [routes::output()]);
+    let to_outputs = middleware::from_fn_with_state(
+        storage::Outputs { app: Arc::clone(&app), router: outputs },
+        storage::serve_outputs,
+    );
+    let output = routes::output().info.operation;
+    let api = routes::all().into_iter().filter(|route| route.info.operation != output);
+    guarded(&app, api)
+        .merge(Router::new().nest(API_PREFIX, storage).layer(to_outputs))
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(CatchPanicLayer::custom(fault::of_panic))
         .layer(middleware::from_fn(request_context::with_request_id))
+}
+
+/// A router of the table's entries, each behind its guard.
+fn guarded(app: &Arc<App>, routes: impl IntoIterator<Item = Route>) -> Router {
+    let mut router = Router::new();
+    for Route { info, aliases, handler } in routes {
+        let Some(handler) = handler else { continue };
+        let path = info.path;
+        let guard = Guard { app: Arc::clone(app), route: Arc::new(info) };
+        let handler = handler
+            .route_layer(CatchPanicLayer::custom(fault::of_panic))
+            .route_layer(middleware::from_fn_with_state(guard, guard::pass));
+        for path in aliases.into_iter().chain([path]) {
+            router = router.route(path, handler.clone());
+        }
+    }
+    router.with_state(Arc::clone(app))
 }
 
 async fn unknown_route(method: Method, uri: Uri) -> Fault {

@@ -5,8 +5,21 @@ use std::{fmt::Display, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use scaibunker_api::error::ErrorBody;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::answer::ListAnswer;
+
+/// The query of a list without filters.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ListQuery {
+    /// Objects in a page; 50 unless given.
+    #[schemars(range(min = 1, max = 200))]
+    pub limit: Option<usize>,
+    /// `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 200;

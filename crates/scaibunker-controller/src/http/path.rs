@@ -43,6 +43,27 @@ impl<S: Send + Sync> FromRequestParts<S> for PathExec {
     }
 }
 
+/// The two ids of the route, in their order.
+pub(super) struct PathPair<A, B>(pub A, pub B);
+
+impl<S, A, B> FromRequestParts<S> for PathPair<A, B>
+where
+    S: Send + Sync,
+    A: FromStr<Err = InvalidId>,
+    B: FromStr<Err = InvalidId>,
+{
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fault> {
+        let axum::extract::Path((first, second)) =
+            axum::extract::Path::<(String, String)>::from_request_parts(parts, state)
+                .await
+                .map_err(|_| not_found("the path cannot be read".to_owned()))?;
+        let invalid = |error: InvalidId| not_found(error.to_string());
+        Ok(Self(first.parse().map_err(invalid)?, second.parse().map_err(invalid)?))
+    }
+}
+
 pub(super) fn not_found(message: String) -> Fault {
     Fault(ErrorBody::new(ErrorCode::NotFound, message))
 }

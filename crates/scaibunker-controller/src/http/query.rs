@@ -4,9 +4,15 @@ use std::error::Error as _;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use scaibunker_api::error::ErrorBody;
-use serde::de::DeserializeOwned;
+use schemars::JsonSchema;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{body::field_of, fault::Fault};
+
+/// The query of a route that takes none: a parameter that does nothing would mislead.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct NoQuery {}
 
 /// The query, read as `T`.
 pub(super) struct Query<T>(pub T);

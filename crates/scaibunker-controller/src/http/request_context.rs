@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use axum::{
     extract::Request,
-    http::{HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue},
     middleware::Next,
     response::Response,
 };
@@ -21,6 +21,18 @@ pub(super) fn current_request_id() -> RequestId {
     CURRENT.try_with(|id| *id).unwrap_or_else(|_| RequestId::generate())
 }
 
+/// The caller's trace (W3C Trace Context), if it names one in the form of version 00.
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let is_hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let lengths = [2, 32, 16, 2];
+    let mut parts = value.split('-');
+    let is_whole = lengths
+        .iter()
+        .all(|length| parts.next().is_some_and(|part| part.len() == *length && is_hex(part)));
+    (is_whole && parts.next().is_none()).then_some(value)
+}
+
 pub(super) async fn with_request_id(mut request: Request, next: Next) -> Response {
     let request_id = RequestId::generate();
     request.extensions_mut().insert(request_id);
@@ -31,7 +43,11 @@ pub(super) async fn with_request_id(mut request: Request, next: Next) -> Respons
         path = request.uri().path(),
         tenant_id = Empty,
         bunker_id = Empty,
+        traceparent = Empty,
     );
+    if let Some(parent) = traceparent(request.headers()) {
+        span.record("traceparent", parent);
+    }
     let began = Instant::now();
     let handled = CURRENT.scope(request_id, next.run(request));
     let mut response = handled.instrument(span.clone()).await;

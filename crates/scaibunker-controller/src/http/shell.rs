@@ -31,14 +31,15 @@ use scaibunker_api::{
     shell::{FromShell, ToShell},
     worker::ResizeTerminal,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::{interval, timeout};
 use tracing::Instrument as _;
 
-use super::{actor::SocketActor, bunkers::note, fault::Fault, path::PathId, query::Query};
+use super::{actor::KeyProtocol, bunkers::note, fault::Fault, path::PathId, query::Query};
 use crate::{
     app::App,
-    domain::exec::ShellRequest,
+    domain::{actor::Actor, exec::ShellRequest},
     exec::{ExecEvent, ExecSession, Shell, ShellControl, ShellInput},
 };
 
@@ -55,11 +56,14 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 const CLOSE_NORMAL: u16 = 1000;
 const CLOSE_TOO_BIG: u16 = 1009;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ShellQuery {
+    /// Of the terminal; 80 unless given.
     cols: Option<u16>,
+    /// Of the terminal; 24 unless given.
     rows: Option<u16>,
+    /// What runs instead of the login shell.
     command: Option<String>,
     user: Option<String>,
     /// Go back to this shell.
@@ -91,7 +95,8 @@ impl ShellQuery {
 /// Whatever is wrong before the upgrade is an ordinary answer.
 pub(super) async fn open(
     State(app): State<Arc<App>>,
-    SocketActor { actor, protocol }: SocketActor,
+    actor: Actor,
+    KeyProtocol(protocol): KeyProtocol,
     PathId(id): PathId<BunkerId>,
     Query(query): Query<ShellQuery>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,

@@ -4,59 +4,76 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{FromRequestParts as _, Request, State},
-    http::{HeaderValue, Method, header},
+    Router,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use scaibunker_api::{
+    API_PREFIX,
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
-    permission::Permission,
 };
+use schemars::JsonSchema;
+use tower::ServiceExt as _;
 
-use super::{actor::bearer, bunkers::note, fault::Fault};
-use crate::{app::App, data_dir::KEY_PREFIX, domain::actor::Actor, failure::chain};
+use super::{actor::bearer, bunkers::note, fault::Fault, path::not_found};
+use crate::{app::App, domain::actor::Actor, failure::chain};
+
+/// Where requests for outputs go.
+#[derive(Clone)]
+pub(super) struct Outputs {
+    pub app: Arc<App>,
+    /// The one route, behind its guard.
+    pub router: Router,
+}
+
+/// What the storage proxy has stored.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes what the storage proxy answers")]
+pub(super) struct Stored {
+    key: String,
+    size_bytes: u64,
+}
 
 /// Stands in front of the storage proxy's routes.
 pub(super) async fn serve_outputs(
-    State(app): State<Arc<App>>,
+    State(outputs): State<Outputs>,
     request: Request,
     next: Next,
 ) -> Response {
-    let has_key = bearer(request.headers()).is_some_and(|token| token.starts_with(KEY_PREFIX));
+    let is_user =
+        bearer(request.headers()).is_some_and(|token| !outputs.app.worker_token.is(token));
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
-    match output_of(request.uri().path()) {
-        Some((id, key)) if has_key && is_read => {
-            let key = key.to_owned();
-            read(&app, id, &key, request).await.unwrap_or_else(IntoResponse::into_response)
-        }
-        _ => next.run(request).await,
+    if is_user && is_read && output_of(request.uri().path()).is_some() {
+        return outputs.router.oneshot(request).await.into_response();
     }
+    next.run(request).await
 }
 
 /// The bunker and the key of an output that a path names.
 fn output_of(path: &str) -> Option<(BunkerId, &str)> {
-    let key = path.strip_prefix("/storage/")?;
+    let key = path.strip_prefix(API_PREFIX)?.strip_prefix("/storage/")?;
     let (id, name) = key.strip_prefix("output/")?.split_once('/')?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let is_name = !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_plain);
     is_name.then(|| Some((id.parse().ok()?, key)))?
 }
 
-async fn read(
-    app: &Arc<App>,
-    id: BunkerId,
-    key: &str,
-    request: Request,
+pub(super) async fn read(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, Fault> {
+    let Some((id, key)) = output_of(uri.path()) else {
+        return Err(not_found("the path names no output".to_owned()));
+    };
     note(id);
-    let is_head = request.method() == Method::HEAD;
-    let (mut parts, _) = request.into_parts();
-    let actor = Actor::from_request_parts(&mut parts, app).await?;
-    actor.require(Permission::Execute)?;
     app.bunkers.get(&actor, id).await?;
-    let range = parts.headers.get(header::RANGE).and_then(|range| range.to_str().ok());
+    let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
     let object = app.objects.read(key, range).await.map_err(|error| {
         tracing::error!(key, error = chain(&error), "an output cannot be read");
         ErrorBody::from(&error)
@@ -69,7 +86,7 @@ async fn read(
     // What a command prints is nothing for a browser to show on the API's origin.
     let nosniff = HeaderValue::from_static("nosniff");
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-    if is_head {
+    if method == Method::HEAD {
         *response.body_mut() = axum::body::Body::empty();
     }
     Ok(response)
@@ -82,7 +99,7 @@ mod tests {
     #[test]
     fn only_outputs_are_for_api_keys() {
         let id = BunkerId::generate();
-        let path = format!("/storage/output/{id}/exe_1.stdout");
+        let path = format!("{API_PREFIX}/storage/output/{id}/exe_1.stdout");
         let key = format!("output/{id}/exe_1.stdout");
         assert_eq!(output_of(&path), Some((id, key.as_str())));
         for path in [
@@ -94,7 +111,7 @@ mod tests {
             format!("/storage/output/{id}/%2e%2e"),
             "/storage/output/x/y".to_owned(),
         ] {
-            assert_eq!(output_of(&path), None, "{path}");
+            assert_eq!(output_of(&format!("{API_PREFIX}{path}")), None, "{path}");
         }
     }
 }

@@ -12,14 +12,18 @@ use scaibunker_api::{
     ids::WorkerId,
     worker::{Heartbeat, LINK_PROTOCOL, RegisterWorker, Registered},
 };
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::{actor::FromWorker, answer::Answer, body::JsonBody, fault::Fault, path::PathId};
+use super::{answer::Answer, body::JsonBody, fault::Fault, path::PathId};
 use crate::{app::App, workers};
+
+/// The answer to a heartbeat.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Heard {}
 
 pub(super) async fn register(
     State(app): State<Arc<App>>,
-    _worker: FromWorker,
     JsonBody(worker): JsonBody<RegisterWorker>,
 ) -> Result<Answer<Registered>, Fault> {
     Ok(Answer::ok(Registered { worker_id: workers::register(&app, worker).await? }))
@@ -27,17 +31,15 @@ pub(super) async fn register(
 
 pub(super) async fn heartbeat(
     State(app): State<Arc<App>>,
-    _worker: FromWorker,
     PathId(id): PathId<WorkerId>,
     JsonBody(beat): JsonBody<Heartbeat>,
-) -> Result<Answer<serde_json::Value>, Fault> {
+) -> Result<Answer<Heard>, Fault> {
     workers::heartbeat(&app, id, beat).await?;
-    Ok(Answer::ok(json!({})))
+    Ok(Answer::ok(Heard {}))
 }
 
 pub(super) async fn link(
     State(app): State<Arc<App>>,
-    _worker: FromWorker,
     PathId(id): PathId<WorkerId>,
     mut request: Request,
 ) -> Result<Response, Fault> {

@@ -3,13 +3,25 @@
 //! The ledger keeps, for each bunker, what it is charged and where, so that every step may be
 //! repeated. It is no source of truth: all of it is rebuilt from the database and from heartbeats.
 
+mod memory;
+mod redis;
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use scaibunker_api::ids::{BunkerId, WorkerId};
 
-use crate::domain::quota::{Amounts, AppliedProfile, Bucket, Charge, Exceeded};
+pub use self::{
+    memory::MemoryLedger,
+    redis::{InvalidRedisUrl, RedisLedger, RedisUrl},
+};
+use crate::domain::{
+    quota::{Amounts, AppliedProfile, Bucket, Charge, Exceeded},
+    rate::Counted,
+};
 
 /// The ledger did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +57,20 @@ pub struct RateState {
     pub retry_after: Option<Duration>,
 }
 
+impl RateState {
+    fn of(counted: &Counted, window: &RateWindow, retry_after: Option<Duration>) -> Self {
+        let used = u32::try_from(counted.used()).unwrap_or(u32::MAX);
+        let remaining = window.limit.saturating_sub(used);
+        Self { remaining, reset_after: counted.empty_after(), retry_after }
+    }
+}
+
 /// Counters that controllers share. Each call is one atomic step.
 #[async_trait]
 pub trait Ledger: Send + Sync {
+    /// Such as `redis`.
+    fn kind(&self) -> &'static str;
+
     /// Charges a bunker to all its buckets, or to none: when a profile's cap would be exceeded.
     /// A bunker that is charged already stays as it is.
     async fn reserve(
@@ -108,22 +131,6 @@ pub trait Ledger: Send + Sync {
 pub struct LedgerSnapshot {
     pub charges: HashMap<BunkerId, Charge>,
     pub counters: HashMap<Bucket, Amounts>,
-}
-
-impl LedgerSnapshot {
-    /// What the counters should be.
-    #[must_use]
-    pub fn expected_counters(&self) -> HashMap<Bucket, Amounts> {
-        let mut sums: HashMap<Bucket, Amounts> = HashMap::new();
-        for charge in self.charges.values() {
-            for bucket in &charge.buckets {
-                let sum = sums.entry(*bucket).or_default();
-                *sum = sum.plus(charge.counted());
-            }
-        }
-        sums.retain(|_, sum| *sum != Amounts::default());
-        sums
-    }
 }
 
 /// The ledger that a process uses.

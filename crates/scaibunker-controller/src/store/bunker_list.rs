@@ -35,7 +35,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Bunker>, StoreError> {
         let mut query = Select::new("SELECT * FROM bunkers WHERE 1 = 1");
-        within(&mut query, scope);
+        query.in_scope(scope, " AND owner_id = ");
         if !filter.statuses.is_empty() {
             query.push(" AND status").within(filter.statuses.iter().map(|status| status.as_str()));
         }
@@ -57,24 +57,5 @@ impl Store {
         }
         query.push(" ORDER BY id DESC").limit(limit);
         bunkers(query.fetch_all(&self.readers, "list bunkers").await?)
-    }
-}
-
-fn within(query: &mut Select, scope: Scope) {
-    match scope {
-        Scope::Everything => {}
-        Scope::Partner(partner) => {
-            query
-                .push(" AND tenant_id IN (SELECT id FROM tenants WHERE partner_id = ")
-                .bind(partner.to_string())
-                .push(")");
-        }
-        Scope::Tenant(tenant) => {
-            query.push(" AND tenant_id = ").bind(tenant.to_string());
-        }
-        Scope::Own(tenant, owner) => {
-            query.push(" AND tenant_id = ").bind(tenant.to_string());
-            query.push(" AND owner_id = ").bind(owner.to_string());
-        }
     }
 }

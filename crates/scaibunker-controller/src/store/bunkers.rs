@@ -2,22 +2,14 @@
 
 use jiff::Timestamp;
 use scaibunker_api::ids::{BunkerId, WorkerId};
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, any::AnyQueryResult};
 
 use super::{
-    IdempotencyKey, Store, StoreError,
+    IdempotencyKey, Inserted, Store, StoreError,
     bunker_row::{BunkerRow, bunkers},
     to_json, to_micros,
 };
 use crate::domain::bunker::Bunker;
-
-/// What became of a new bunker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inserted {
-    Done,
-    /// The idempotency key is already another bunker's; nothing was written.
-    KeyTaken,
-}
 
 impl Store {
     /// Writes a new bunker down, together with the idempotency key of its request.
@@ -33,16 +25,9 @@ impl Store {
             return Ok(Inserted::Done);
         }
         let mut transaction = self.writer.begin().await.map_err(failed())?;
-        insert_row(&mut transaction, bunker).await?;
+        let done = insert_row(&mut transaction, bunker).await?;
         insert_labels(&mut transaction, bunker).await?;
-        if let Some(key) = key
-            && !key.insert(&mut transaction, &bunker.id.to_string(), bunker.created_at).await?
-        {
-            transaction.rollback().await.map_err(failed())?;
-            return Ok(Inserted::KeyTaken);
-        }
-        transaction.commit().await.map_err(failed())?;
-        Ok(Inserted::Done)
+        self.finish_insert(transaction, done, key, &bunker.id.to_string(), bunker.created_at).await
     }
 
     /// One bunker.
@@ -79,13 +64,15 @@ impl Store {
         let failed = || StoreError::query("edit a bunker");
         let mut transaction = self.writer.begin().await.map_err(failed())?;
         let done = sqlx::query(
-            "UPDATE bunkers SET spec = $3, expires_at = $4, generation = generation + 1 \
+            "UPDATE bunkers SET spec = $3, expires_at = $4, idle_timeout_us = $5, \
+             generation = generation + 1 \
              WHERE id = $1 AND generation = $2",
         )
         .bind(changed.id.to_string())
         .bind(changed.generation - 1)
         .bind(to_json("bunkers.spec", &changed.spec)?)
         .bind(changed.expires_at().map(to_micros))
+        .bind(idle_timeout_us(changed))
         .execute(&mut *transaction)
         .await
         .map_err(failed())?;
@@ -103,14 +90,18 @@ impl Store {
         Ok(true)
     }
 
-    /// Notes that a bunker is in use. Not a change of the bunker: its generation stays.
+    /// Notes that a bunker was in use, unless a later use is known. Not a change of the bunker: its
+    /// generation stays.
     pub async fn touch_bunker(&self, id: BunkerId, at: Timestamp) -> Result<(), StoreError> {
-        sqlx::query("UPDATE bunkers SET last_active_at = $2 WHERE id = $1")
-            .bind(id.to_string())
-            .bind(to_micros(at))
-            .execute(&self.writer)
-            .await
-            .map_err(StoreError::query("note a bunker's activity"))?;
+        sqlx::query(
+            "UPDATE bunkers SET last_active_at = $2 \
+             WHERE id = $1 AND (last_active_at IS NULL OR last_active_at < $2)",
+        )
+        .bind(id.to_string())
+        .bind(to_micros(at))
+        .execute(&self.writer)
+        .await
+        .map_err(StoreError::query("note a bunker's activity"))?;
         Ok(())
     }
 
@@ -140,14 +131,35 @@ impl Store {
         .map_err(StoreError::query("read the expired bunkers"))?;
         bunkers(rows)
     }
+
+    /// The running bunkers that, as far as is written down, did nothing for as long as they may.
+    pub async fn idle_bunkers(&self, now: Timestamp) -> Result<Vec<Bunker>, StoreError> {
+        let rows: Vec<BunkerRow> = sqlx::query_as(
+            "SELECT * FROM bunkers WHERE status = 'running' \
+             AND COALESCE(last_active_at, started_at, created_at) + idle_timeout_us <= $1",
+        )
+        .bind(to_micros(now))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(StoreError::query("read the idle bunkers"))?;
+        bunkers(rows)
+    }
 }
 
-async fn insert_row(connection: &mut AnyConnection, bunker: &Bunker) -> Result<(), StoreError> {
+fn idle_timeout_us(bunker: &Bunker) -> Option<i64> {
+    let seconds = i64::try_from(bunker.spec.idle_timeout_s?).unwrap_or(i64::MAX);
+    Some(seconds.saturating_mul(1_000_000))
+}
+
+async fn insert_row(
+    connection: &mut AnyConnection,
+    bunker: &Bunker,
+) -> Result<AnyQueryResult, StoreError> {
     let life = bunker.life();
     sqlx::query(
         "INSERT INTO bunkers (id, tenant_id, owner_id, worker_id, generation, status, \
-         lifecycle_mode, spec, created_at, expires_at, buckets) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+         lifecycle_mode, spec, created_at, expires_at, buckets, idle_timeout_us) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
     .bind(bunker.id.to_string())
     .bind(bunker.tenant_id.to_string())
@@ -160,10 +172,10 @@ async fn insert_row(connection: &mut AnyConnection, bunker: &Bunker) -> Result<(
     .bind(to_micros(bunker.created_at))
     .bind(bunker.expires_at().map(to_micros))
     .bind(to_json("bunkers.buckets", &bunker.buckets)?)
+    .bind(idle_timeout_us(bunker))
     .execute(connection)
     .await
-    .map_err(StoreError::query("insert a bunker"))?;
-    Ok(())
+    .map_err(StoreError::query("insert a bunker"))
 }
 
 async fn insert_labels(connection: &mut AnyConnection, bunker: &Bunker) -> Result<(), StoreError> {

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use scaibunker_api::ids::UserId;
-use sqlx::AnyConnection;
+use sqlx::{Any, AnyConnection, Transaction, any::AnyQueryResult};
 
-use super::{Store, StoreError, to_micros};
+use super::{Inserted, Store, StoreError, to_micros};
 
 /// The key of a request that is being carried out.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ struct KeyRow {
 }
 
 impl IdempotencyKey {
-    pub(super) async fn insert(
+    async fn insert(
         &self,
         connection: &mut AnyConnection,
         resource_id: &str,
@@ -59,6 +59,33 @@ impl IdempotencyKey {
 }
 
 impl Store {
+    /// Ends the transaction in which an object was written: together with the key of its request,
+    /// or with neither.
+    pub(super) async fn finish_insert(
+        &self,
+        mut transaction: Transaction<'_, Any>,
+        object: AnyQueryResult,
+        key: Option<&IdempotencyKey>,
+        resource_id: &str,
+        now: Timestamp,
+    ) -> Result<Inserted, StoreError> {
+        let failed = || StoreError::query("finish an insert");
+        let key_is_free = match key {
+            Some(key) => key.insert(&mut transaction, resource_id, now).await?,
+            None => true,
+        };
+        let inserted = match (key_is_free, object.rows_affected()) {
+            (false, _) => Inserted::KeyTaken,
+            (true, 0) => Inserted::Exists,
+            (true, _) => {
+                transaction.commit().await.map_err(failed())?;
+                return Ok(Inserted::Done);
+            }
+        };
+        transaction.rollback().await.map_err(failed())?;
+        Ok(inserted)
+    }
+
     /// What a key was used for.
     pub async fn idempotency_key(
         &self,

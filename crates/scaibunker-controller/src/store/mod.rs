@@ -4,23 +4,38 @@
 //! that one text serves both; what differs is in `database`. A row that changes by rule carries a
 //! generation; a write that finds another one than its reader saw does nothing and says so.
 
+mod accounts;
+mod api_keys;
+mod audit;
+mod bootstrap;
 mod bunker_list;
 mod bunker_row;
 mod bunkers;
+mod changes;
+mod counts;
+mod custom_roles;
 mod database;
+mod groups;
 mod idempotency;
-mod identity;
+mod partners;
+mod quotas;
 mod select;
+mod tenants;
+mod users;
 mod workers;
 
 use jiff::Timestamp;
+use scaibunker_api::iam::AccountStatus;
 use sqlx::{AnyPool, migrate::MigrateError};
 
 pub use self::{
+    audit::AuditFilter,
     bunker_list::{BunkerFilter, LabelFilter},
-    bunkers::Inserted,
+    changes::{Inserted, Removed, Updated},
     database::{DatabaseUrl, InvalidDatabaseUrl},
+    groups::GroupRefused,
     idempotency::{IdempotencyKey, StoredKey},
+    users::{StoredUser, UserFilter},
 };
 
 /// The database did not do what was asked.
@@ -95,4 +110,19 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
     text: &str,
 ) -> Result<T, StoreError> {
     text.parse().map_err(StoreError::corrupt(column))
+}
+
+fn status_text(status: AccountStatus) -> &'static str {
+    match status {
+        AccountStatus::Active => "active",
+        AccountStatus::Suspended => "suspended",
+    }
+}
+
+fn status_from(column: &'static str, text: &str) -> Result<AccountStatus, StoreError> {
+    match text {
+        "active" => Ok(AccountStatus::Active),
+        "suspended" => Ok(AccountStatus::Suspended),
+        other => Err(StoreError::corrupt(column)(other)),
+    }
 }

@@ -3,6 +3,7 @@
 use sqlx::{AnyPool, AssertSqlSafe, FromRow, any::AnyRow};
 
 use super::StoreError;
+use crate::domain::actor::Scope;
 
 /// A `SELECT` that grows. Values are always parameters, numbered as both databases take them;
 /// sqlx's own builder writes `?` for a database that is known at run time only.
@@ -74,9 +75,40 @@ impl Select {
         self.push(")")
     }
 
+    /// Adds that the tenant is within `scope`.
+    pub(super) fn in_tenants_of(&mut self, scope: Scope) -> &mut Self {
+        match scope {
+            Scope::Everything => self,
+            Scope::Partner(partner) => self
+                .push(" AND tenant_id IN (SELECT id FROM tenants WHERE partner_id = ")
+                .bind(partner.to_string())
+                .push(")"),
+            Scope::Tenant(tenant) | Scope::Own(tenant, _) => {
+                self.push(" AND tenant_id = ").bind(tenant.to_string())
+            }
+        }
+    }
+
+    /// Adds that the object is within `scope`; `owned_by` begins the condition on its user.
+    pub(super) fn in_scope(&mut self, scope: Scope, owned_by: &'static str) -> &mut Self {
+        self.in_tenants_of(scope);
+        match scope {
+            Scope::Own(_, owner) => self.push(owned_by).bind(owner.to_string()),
+            Scope::Everything | Scope::Partner(_) | Scope::Tenant(_) => self,
+        }
+    }
+
     /// Adds the end of a page: at most `limit` rows.
     pub(super) fn limit(&mut self, limit: usize) -> &mut Self {
         self.push(" LIMIT ").bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    }
+
+    /// Adds the end of a page of the newest objects made before `before`.
+    pub(super) fn page<Id: std::fmt::Display>(&mut self, before: Option<Id>, limit: usize) {
+        if let Some(before) = before {
+            self.push(" AND id < ").bind(before.to_string());
+        }
+        self.push(" ORDER BY id DESC").limit(limit);
     }
 
     /// The rows.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use jiff::Timestamp;
 use scaibunker_api::{bunker::BunkerStatus, ids::WorkerId};
 
-use crate::{app::App, domain::bunker::Event, failure::chain, store::StoreError};
+use crate::{app::App, domain::bunker::Event, store::StoreError};
 
 /// The monitor and whom it has already told the log about.
 pub(super) struct HeartbeatMonitor {
@@ -18,20 +18,27 @@ impl HeartbeatMonitor {
         Self { app, silent: BTreeSet::new() }
     }
 
-    pub(super) async fn run_once(&mut self) {
-        let silent: BTreeSet<_> = self.app.fleet.silent_workers().into_iter().collect();
+    pub(super) async fn run_once(&mut self) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        let mut silent: BTreeSet<_> = self.app.fleet.silent_workers().into_iter().collect();
+        if !silent.is_empty() {
+            // What another controller heard counts; without the ledger, only what this one did.
+            let heard = self.app.ledger.alive().await.unwrap_or_default();
+            silent.retain(|worker_id| !heard.contains(worker_id));
+        }
         for worker_id in &silent {
             if !self.silent.contains(worker_id) {
                 tracing::warn!(%worker_id, "a worker is offline: its heartbeats stopped");
             }
             if let Err(error) = self.fail_bunkers(*worker_id).await {
-                tracing::error!(%worker_id, error = chain(&error), "cannot fail lost bunkers");
+                result = Err(error);
             }
         }
         for worker_id in self.silent.difference(&silent) {
             tracing::info!(%worker_id, "a worker is online again");
         }
         self.silent = silent;
+        result
     }
 
     async fn fail_bunkers(&self, worker_id: WorkerId) -> Result<(), StoreError> {

@@ -1,67 +1,111 @@
 //! What runs beside requests. Each task takes no input, may be repeated, and converges.
 
+mod audit_retention;
+mod board;
 mod heartbeat_monitor;
+mod quota_reconciler;
 mod reaper;
 mod reconciler;
 mod upload_sweeper;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{error::Error, future::Future, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::reconciler::Reconciler;
-use crate::app::App;
+pub use self::{
+    board::{TaskBoard, TaskRuns},
+    reconciler::Reconciler,
+};
+use crate::{app::App, failure::chain};
+
+/// How a run ended; the runner logs and shows the failure.
+type RunResult = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// Starts every background task. A task that ends before `shutdown` has a bug; its name is what
 /// the set yields.
 pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'static str> {
-    let mut tasks = JoinSet::new();
     let (five_seconds, half_a_minute) = (Duration::from_secs(5), Duration::from_secs(30));
+    let minute = Duration::from_secs(60);
     let hour = Duration::from_secs(60 * 60);
+    let mut runner =
+        Runner { app: Arc::clone(app), shutdown: shutdown.clone(), set: JoinSet::new() };
     let monitor = heartbeat_monitor::HeartbeatMonitor::new(Arc::clone(app));
-    spawn(&mut tasks, "heartbeat monitor", five_seconds, shutdown, monitor, |mut monitor| async {
-        monitor.run_once().await;
-        monitor
+    runner.spawn("heartbeat monitor", five_seconds, monitor, |mut monitor| async {
+        let result = monitor.run_once().await;
+        (monitor, result.map_err(Into::into))
     });
-    spawn(&mut tasks, "reaper", five_seconds, shutdown, Arc::clone(app), |app| async {
-        reaper::run_once(&app).await;
-        app
+    runner.spawn("reaper", five_seconds, Arc::clone(app), |app| async {
+        let result = reaper::run_once(&app).await;
+        (app, result.map_err(Into::into))
     });
-    spawn(&mut tasks, "reconciler", half_a_minute, shutdown, Arc::clone(app), |app| async {
+    runner.spawn("reconciler", half_a_minute, Arc::clone(app), |app| async {
         app.reconciler.reconcile_all().await;
-        app
+        (app, Ok(()))
     });
-    spawn(&mut tasks, "upload sweeper", hour, shutdown, Arc::clone(app), |app| async {
-        upload_sweeper::run_once(&app).await;
-        app
+    runner.spawn("uses of API keys", half_a_minute, Arc::clone(app), |app| async {
+        let result = app.credentials.flush_uses().await;
+        (app, result.map_err(Into::into))
     });
-    tasks
+    let quotas = quota_reconciler::QuotaReconciler::new(Arc::clone(app));
+    runner.spawn("quota reconciler", minute, quotas, |mut quotas| async {
+        let result = quotas.run_once().await;
+        (quotas, result.map_err(Into::into))
+    });
+    runner.spawn("upload sweeper", hour, Arc::clone(app), |app| async {
+        let result = upload_sweeper::run_once(&app).await;
+        (app, result.map_err(Into::into))
+    });
+    runner.spawn("audit retention", hour, Arc::clone(app), |app| async {
+        let result = audit_retention::run_once(&app).await;
+        (app, result.map_err(Into::into))
+    });
+    runner.spawn("key uses", five_seconds, Arc::clone(app), |app| async {
+        let result = app.credentials.flush_uses().await;
+        (app, result.map_err(Into::into))
+    });
+    runner.set
 }
 
-fn spawn<S, F>(
-    tasks: &mut JoinSet<&'static str>,
-    name: &'static str,
-    period: Duration,
-    shutdown: &CancellationToken,
-    mut state: S,
-    run_once: impl Fn(S) -> F + Send + 'static,
-) where
-    S: Send + 'static,
-    F: Future<Output = S> + Send,
-{
-    let shutdown = shutdown.clone();
-    tasks.spawn(async move {
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => state = run_once(state).await,
-                () = shutdown.cancelled() => return name,
+struct Runner {
+    app: Arc<App>,
+    shutdown: CancellationToken,
+    set: JoinSet<&'static str>,
+}
+
+impl Runner {
+    fn spawn<S, F>(
+        &mut self,
+        name: &'static str,
+        period: Duration,
+        mut state: S,
+        run_once: impl Fn(S) -> F + Send + 'static,
+    ) where
+        S: Send + 'static,
+        F: Future<Output = (S, RunResult)> + Send,
+    {
+        let (app, shutdown) = (Arc::clone(&self.app), self.shutdown.clone());
+        app.task_board.enter(name);
+        self.set.spawn(async move {
+            let mut ticks = interval(period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = shutdown.cancelled() => return name,
+                }
+                let (next, result) = run_once(state).await;
+                state = next;
+                let error = result.err().map(|error| chain(error.as_ref()));
+                if let Some(error) = &error {
+                    tracing::error!(task = name, error, "a run of a background task failed");
+                }
+                app.task_board.note(name, Timestamp::now(), error);
             }
-        }
-    });
+        });
+    }
 }

@@ -1,4 +1,5 @@
-//! Ends what has lived long enough: bunkers past their lifetime and idempotency keys past theirs.
+//! Ends what has lived long enough: bunkers past their lifetime or idle for too long, and
+//! idempotency keys past theirs.
 
 use std::sync::Arc;
 
@@ -6,31 +7,67 @@ use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::ids::RequestId;
 use tracing::Instrument as _;
 
-use crate::{app::App, failure::chain, store::StoreError};
+use crate::{app::App, domain::bunker::Bunker, failure::chain, store::StoreError};
 
 /// A request may be repeated for this long.
 const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
-pub(super) async fn run_once(app: &Arc<App>) {
+pub(super) async fn run_once(app: &Arc<App>) -> Result<(), StoreError> {
     let now = Timestamp::now();
-    if let Err(error) = end_bunkers(app, now).await {
-        tracing::error!(error = chain(&error), "cannot end the bunkers whose lifetime is over");
+    let expired = end_expired(app, now).await;
+    let idle = end_idle(app, now).await;
+    if let Ok(oldest) = now.checked_sub(KEY_LIFETIME) {
+        app.store.forget_keys_before(oldest).await?;
     }
-    if let Ok(oldest) = now.checked_sub(KEY_LIFETIME)
-        && let Err(error) = app.store.forget_keys_before(oldest).await
-    {
-        tracing::error!(error = chain(&error), "cannot forget old idempotency keys");
-    }
+    expired.and(idle)
 }
 
-async fn end_bunkers(app: &Arc<App>, now: Timestamp) -> Result<(), StoreError> {
+async fn end_expired(app: &Arc<App>, now: Timestamp) -> Result<(), StoreError> {
     for bunker in app.store.expired_bunkers(now).await? {
-        let request_id = RequestId::generate();
-        let span = tracing::info_span!("reap", %request_id, bunker_id = %bunker.id);
         let limit = bunker.spec.max_lifetime_s.unwrap_or_default();
-        let reason = Some(format!("its max_lifetime_s of {limit} s was reached"));
-        // Who ended is followed by a task of its own; one slow worker holds nobody else up.
-        app.bunkers.request_end(bunker, reason, request_id.to_string()).instrument(span).await?;
+        end(app, bunker, format!("its max_lifetime_s of {limit} s was reached")).await?;
     }
     Ok(())
+}
+
+/// Heartbeats bring activity up to ten seconds late, so each candidate's worker is asked first. All
+/// at once: one slow worker holds nobody else up.
+async fn end_idle(app: &Arc<App>, now: Timestamp) -> Result<(), StoreError> {
+    for bunker in app.store.idle_bunkers(now).await? {
+        let app = Arc::clone(app);
+        app.tasks.clone().spawn(async move {
+            let id = bunker.id;
+            if let Err(error) = end_if_idle(&app, bunker, now).await {
+                tracing::error!(bunker_id = %id, error = chain(&error), "cannot end an idle bunker");
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn end_if_idle(app: &Arc<App>, bunker: Bunker, now: Timestamp) -> Result<(), StoreError> {
+    let Some(link) = app.fleet.link(bunker.worker_id) else { return Ok(()) };
+    let report = match link.report(bunker.id, &RequestId::generate().to_string()).await {
+        Ok(report) => report,
+        // What became of it the reconciler finds out.
+        Err(error) => {
+            tracing::debug!(bunker_id = %bunker.id, error = chain(&error), "activity is not known");
+            return Ok(());
+        }
+    };
+    let Some(active_at) = report.last_active_at else { return Ok(()) };
+    app.store.touch_bunker(bunker.id, active_at).await?;
+    if bunker.idle_until(active_at).is_none_or(|until| until > now) {
+        return Ok(());
+    }
+    let limit = bunker.spec.idle_timeout_s.unwrap_or_default();
+    end(app, bunker, format!("it was idle for its idle_timeout_s of {limit} s")).await
+}
+
+/// Who ended is followed by a task of its own.
+async fn end(app: &Arc<App>, bunker: Bunker, reason: String) -> Result<(), StoreError> {
+    let request_id = RequestId::generate();
+    let span = tracing::info_span!("reap", %request_id, bunker_id = %bunker.id);
+    let ending = app.bunkers.request_end(bunker, Some(reason), request_id.to_string());
+    ending.instrument(span).await.map(drop)
 }

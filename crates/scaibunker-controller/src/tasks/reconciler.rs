@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::{
     ids::{BunkerId, RequestId, WorkerId},
     worker::BunkerReport,
@@ -92,6 +92,11 @@ impl Reconciler {
         for report in reports {
             // Read after the report was written: a row that is missing now was never there.
             let row = self.store.bunker(report.id).await?;
+            if let (Some(row), Some(active_at)) = (&row, report.last_active_at)
+                && is_news(row, active_at)
+            {
+                self.store.touch_bunker(row.id, active_at).await?;
+            }
             self.settle(link, report.id, row.as_ref(), Some(report), request_id).await?;
         }
         Ok(())
@@ -131,4 +136,10 @@ impl Reconciler {
         }
         Ok(())
     }
+}
+
+/// Whether the time is enough later than the one on record to be worth a write.
+fn is_news(row: &Bunker, active_at: Timestamp) -> bool {
+    let step = SignedDuration::from_secs(1);
+    row.last_active_at.is_none_or(|known| active_at.duration_since(known) > step)
 }

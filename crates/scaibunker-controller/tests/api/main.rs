@@ -2,16 +2,27 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails shall say where")]
 
+mod audit;
 mod client;
+mod contention;
+mod conventions;
 mod create;
 mod errors;
 mod events;
 mod exec;
 mod exec_registry;
 mod files;
+mod iam;
 mod life;
+mod limits;
 mod lists;
+mod oidc;
+mod operations;
+mod pause;
+mod people;
+mod quotas;
 mod reconcile;
+mod schemathesis;
 mod server;
 mod shell;
 mod sim_worker;

@@ -2,7 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use scaibunker_controller::{Controller, ControllerConfig, ControllerError};
+use scaibunker_controller::{Controller, ControllerConfig, ControllerError, RateLimits};
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,7 @@ pub struct Server {
 pub fn config(dir: &Path) -> ControllerConfig {
     ControllerConfig {
         drain_limit: Duration::from_millis(300),
+        rate_limits: RateLimits::OFF,
         ..ControllerConfig::new(dir.to_owned(), WORKER_TOKEN.to_owned())
     }
 }
@@ -46,6 +48,19 @@ impl Server {
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.serving.await.unwrap().unwrap();
+    }
+
+    /// The key of a user to whom nothing is granted.
+    pub async fn key_without_permissions(&self) -> String {
+        let user = self.make("//v1/iam/users", &json!({ "name": "nobody" })).await;
+        let key = json!({ "name": "key", "user_id": user });
+        let key = self.api.post("//v1/iam/api-keys", &key).await;
+        key.data()["key"].as_str().unwrap().to_owned()
+    }
+
+    /// Makes an object; its id.
+    pub async fn make(&self, path: &str, body: &Value) -> String {
+        self.api.post(path, body).await.data()["id"].as_str().unwrap().to_owned()
     }
 
     /// A worker that is linked.

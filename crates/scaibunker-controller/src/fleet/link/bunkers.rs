@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use scaibunker_api::{
+    bunker::BunkerMetrics,
     ids::BunkerId,
     worker::{BunkerReport, StartBunker},
 };
@@ -29,6 +30,34 @@ impl Link {
     pub async fn remove(&self, id: BunkerId, request_id: &str) -> Result<(), LinkError> {
         let path = format!("/bunkers/{id}");
         self.tell(request(Method::DELETE, &path, request_id, RequestBody::Empty)).await
+    }
+
+    /// Stops a bunker's CPUs.
+    pub async fn pause(&self, id: BunkerId, request_id: &str) -> Result<(), LinkError> {
+        let path = format!("/bunkers/{id}/pause");
+        self.tell(request(Method::POST, &path, request_id, RequestBody::Empty)).await
+    }
+
+    /// Lets a bunker's CPUs run again.
+    pub async fn resume(&self, id: BunkerId, request_id: &str) -> Result<(), LinkError> {
+        let path = format!("/bunkers/{id}/resume");
+        self.tell(request(Method::POST, &path, request_id, RequestBody::Empty)).await
+    }
+
+    /// What the worker knows of one bunker.
+    pub async fn report(&self, id: BunkerId, request_id: &str) -> Result<BunkerReport, LinkError> {
+        let path = format!("/bunkers/{id}");
+        self.call(request(Method::GET, &path, request_id, RequestBody::Empty), CALL_LIMIT).await
+    }
+
+    /// What a bunker uses.
+    pub async fn metrics(
+        &self,
+        id: BunkerId,
+        request_id: &str,
+    ) -> Result<BunkerMetrics, LinkError> {
+        let path = format!("/bunkers/{id}/metrics");
+        self.call(request(Method::GET, &path, request_id, RequestBody::Empty), CALL_LIMIT).await
     }
 
     /// What the worker holds.

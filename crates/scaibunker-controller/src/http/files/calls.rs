@@ -13,12 +13,17 @@ use scaibunker_api::{
 };
 
 use super::{
-    super::{answer::Answer, body::JsonBody, bunkers::NoQuery, fault::Fault, query::Query},
+    super::{
+        answer::Answer,
+        body::JsonBody,
+        fault::Fault,
+        query::{NoQuery, Query},
+    },
     FileTarget,
 };
 use crate::{app::App, domain::actor::Actor};
 
-pub(super) async fn make_directory(
+pub(in crate::http) async fn make_directory(
     State(app): State<Arc<App>>,
     actor: Actor,
     FileTarget { id, .. }: FileTarget,
@@ -29,7 +34,7 @@ pub(super) async fn make_directory(
     Ok(Answer(StatusCode::CREATED, entry))
 }
 
-pub(super) async fn rename(
+pub(in crate::http) async fn rename(
     State(app): State<Arc<App>>,
     actor: Actor,
     FileTarget { id, .. }: FileTarget,
@@ -39,7 +44,7 @@ pub(super) async fn rename(
     Ok(Answer::ok(app.files.rename(&actor, id, request).await?))
 }
 
-pub(super) async fn upload(
+pub(in crate::http) async fn upload(
     State(app): State<Arc<App>>,
     actor: Actor,
     FileTarget { id, .. }: FileTarget,
@@ -67,7 +72,7 @@ fn base_url(public_url: Option<&str>, headers: &HeaderMap) -> Result<String, Err
     }
 }
 
-pub(super) async fn commit(
+pub(in crate::http) async fn commit(
     State(app): State<Arc<App>>,
     actor: Actor,
     FileTarget { id, .. }: FileTarget,

@@ -5,38 +5,21 @@ mod read;
 mod watch;
 mod write;
 
-use std::sync::Arc;
-
-use axum::{
-    Router,
-    extract::{DefaultBodyLimit, FromRequestParts},
-    http::request::Parts,
-    routing::{MethodRouter, get, post},
+use axum::{extract::FromRequestParts, http::request::Parts};
+use scaibunker_api::{
+    API_PREFIX,
+    ids::{BunkerId, InvalidId},
 };
-use scaibunker_api::ids::{BunkerId, InvalidId};
 use scaibunker_guest_protocol::files::FilePath;
 
+pub(super) use self::{
+    calls::{commit, make_directory, rename, upload},
+    read::{ReadQuery, read},
+    watch::{WatchQuery, watch},
+    write::{RemoveQuery, WriteQuery, remove, write},
+};
 use super::{bunkers::note, fault::Fault, path::not_found};
-use crate::{app::App, domain::file::path_of_url};
-
-/// The routes. A file may well be called `mkdir`, so the calls share their paths with files.
-pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/bunkers/{id}/files", on_file())
-        .route("/bunkers/{id}/files/", on_file())
-        .route("/bunkers/{id}/files/{*path}", on_file())
-        .route("/bunkers/{id}/files/mkdir", on_file().merge(post(calls::make_directory)))
-        .route("/bunkers/{id}/files/move", on_file().merge(post(calls::rename)))
-        .route("/bunkers/{id}/files/upload", on_file().merge(post(calls::upload)))
-        .route("/bunkers/{id}/files/commit", on_file().merge(post(calls::commit)))
-        .route("/bunkers/{id}/files-watch", get(watch::watch))
-        // Bodies are bounded where they are read.
-        .layer(DefaultBodyLimit::disable())
-}
-
-fn on_file() -> MethodRouter<Arc<App>> {
-    get(read::read).put(write::write).delete(write::remove)
-}
+use crate::domain::file::path_of_url;
 
 /// The bunker and the path that a URL names. The path may be any bytes, so it is taken from the
 /// URL as it was sent.
@@ -60,7 +43,7 @@ impl<S: Sync> FromRequestParts<S> for FileTarget {
 
 /// The id in `/bunkers/{id}/files…`, and what follows `files/`.
 fn split(path: &str) -> Option<(&str, &str)> {
-    let (id, rest) = path.strip_prefix("/bunkers/")?.split_once('/')?;
+    let (id, rest) = path.strip_prefix(API_PREFIX)?.strip_prefix("/bunkers/")?.split_once('/')?;
     let rest = rest.strip_prefix("files")?;
     Some((id, rest.strip_prefix('/').unwrap_or(rest)))
 }
@@ -78,8 +61,9 @@ mod tests {
             ("/bunkers/x/files//a", "/a"),
             ("/bunkers/x/files/%FF/files/y", "%FF/files/y"),
         ] {
-            assert_eq!(split(path), Some(("x", rest)), "{path}");
+            let path = format!("{API_PREFIX}{path}");
+            assert_eq!(split(&path), Some(("x", rest)), "{path}");
         }
-        assert_eq!(split("/bunkers/x"), None);
+        assert_eq!(split(&format!("{API_PREFIX}/bunkers/x")), None);
     }
 }

@@ -10,6 +10,7 @@ use axum::{
 };
 use scaibunker_api::error::ErrorBody;
 use scaibunker_guest_protocol::files::{FilePath, MAX_DEPTH};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -28,15 +29,15 @@ use crate::{
 };
 
 /// How a directory travels in one piece.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Archive {
+pub(in crate::http) enum Archive {
     Tar,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct ReadQuery {
+pub(in crate::http) struct ReadQuery {
     stat: bool,
     list: bool,
     archive: Option<Archive>,
@@ -92,7 +93,7 @@ impl ReadQuery {
     }
 }
 
-pub(super) async fn read(
+pub(in crate::http) async fn read(
     State(app): State<Arc<App>>,
     actor: Actor,
     FileTarget { id, path }: FileTarget,
@@ -171,7 +172,9 @@ mod tests {
     fn no_query_makes_it_panic() {
         bolero::check!().with_test_time(Duration::from_secs(1)).for_each(|bytes: &[u8]| {
             let text: String = bytes.iter().map(|byte| char::from(byte & 0x7f)).collect();
-            if let Ok(uri) = format!("/bunkers/x/files/{text}").parse::<http::Uri>() {
+            if let Ok(uri) =
+                format!("/v1/modules/scaibunker/bunkers/x/files/{text}").parse::<http::Uri>()
+            {
                 let _ = axum::extract::Query::<ReadQuery>::try_from_uri(&uri)
                     .map(|query| query.view().is_ok());
                 let _ = super::super::split(uri.path())

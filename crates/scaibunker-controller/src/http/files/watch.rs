@@ -8,6 +8,7 @@ use axum::{
 };
 use scaibunker_api::{error::ErrorBody, ids::BunkerId};
 use scaibunker_guest_protocol::files::FilePath;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::super::{
@@ -26,17 +27,18 @@ use crate::{
     files::Watch,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct WatchQuery {
+pub(in crate::http) struct WatchQuery {
     /// Only that it is there: its bytes are taken from the URL, since they may be no text.
     #[serde(rename = "path")]
+    #[schemars(with = "String")]
     _path: serde::de::IgnoredAny,
     #[serde(default)]
     recursive: bool,
 }
 
-pub(super) async fn watch(
+pub(in crate::http) async fn watch(
     State(app): State<Arc<App>>,
     actor: Actor,
     PathId(id): PathId<BunkerId>,

@@ -8,6 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -21,9 +22,9 @@ use crate::{
     files::Place,
 };
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct WriteQuery {
+pub(in crate::http) struct WriteQuery {
     /// Permission bits in octal.
     mode: Option<String>,
     uid: Option<u32>,
@@ -31,7 +32,7 @@ pub(super) struct WriteQuery {
     archive: Option<Archive>,
 }
 
-pub(super) async fn write(
+pub(in crate::http) async fn write(
     State(app): State<Arc<App>>,
     actor: Actor,
     FileTarget { id, path }: FileTarget,
@@ -51,13 +52,13 @@ pub(super) async fn write(
     })
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct RemoveQuery {
+pub(in crate::http) struct RemoveQuery {
     recursive: bool,
 }
 
-pub(super) async fn remove(
+pub(in crate::http) async fn remove(
     State(app): State<Arc<App>>,
     actor: Actor,
     FileTarget { id, path }: FileTarget,

@@ -1,7 +1,8 @@
 //! What the simulated worker's bunkers can run: `echo TEXT…`, `cat`, `bytes N [unkept]` (N bytes
 //! of `x`), `forgotten N` (N frames that are forgotten at once, then one), `hex DIGITS…` (a piece
 //! each), `yes` (for ever), `exit CODE`, `killed`, `sleep` (until a signal), `die` (the bunker
-//! ends), `stop answering` and `hang up` (the stream ends or breaks). A shell says its size, echoes
+//! ends), `stop answering` and `hang up` (the stream ends or breaks). It knows
+//! nothing else, and no `/bin/sh`. A shell says its size, echoes
 //! what it reads, says which signals and sizes it is told, and knows `exit CODE` and `yes`.
 
 use bytes::Bytes;
@@ -37,7 +38,9 @@ pub async fn run(worker: &SimWorker, exec: &SimExec, mut input: mpsc::Receiver<B
     if exec.start.mode == ExecMode::Shell {
         return shell(exec, input).await;
     }
-    let Some(Command::Argv(argv)) = &exec.start.command else { panic!("there is no /bin/sh") };
+    let Some(Command::Argv(argv)) = &exec.start.command else {
+        return End::Exited(exited(127));
+    };
     let mut end = exited(0);
     match argv[0].as_str() {
         "echo" => {
@@ -97,7 +100,7 @@ pub async fn run(worker: &SimWorker, exec: &SimExec, mut input: mpsc::Receiver<B
         "stop answering" => return End::Silence,
         "hang up" => return End::Reset,
         "linger" => return forever().await,
-        other => panic!("this worker has no {other}"),
+        _ => end.exit_code = 127,
     }
     End::Exited(end)
 }

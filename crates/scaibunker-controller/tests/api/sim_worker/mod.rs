@@ -29,6 +29,7 @@ use hyper_util::{
 use jiff::Timestamp;
 use scaibunker_api::{
     API_PREFIX,
+    bunker::BunkerMetrics,
     error::{ErrorBody, ErrorCode},
     ids::{BunkerId, ExecId, WorkerId},
     worker::{
@@ -55,6 +56,8 @@ pub struct Sim {
     pub capacity: Mutex<Capacity>,
     pub bunkers: Mutex<BTreeMap<BunkerId, WorkerBunkerState>>,
     pub start_delay_ms: AtomicU64,
+    /// When its bunkers last worked.
+    pub last_active_at: Mutex<Option<Timestamp>>,
     /// Why starts fail, if they do.
     pub start_fault: Mutex<Option<String>>,
     pub starts: AtomicUsize,
@@ -105,6 +108,7 @@ impl SimWorker {
             capacity: Mutex::new(capacity),
             bunkers: Mutex::default(),
             start_delay_ms: AtomicU64::new(0),
+            last_active_at: Mutex::default(),
             start_fault: Mutex::default(),
             starts: AtomicUsize::new(0),
             running_commands: AtomicUsize::new(0),
@@ -199,20 +203,21 @@ impl SimWorker {
     }
 
     fn reports(&self) -> Vec<BunkerReport> {
-        let started_at = None;
-        let report = |(id, state): (&BunkerId, &WorkerBunkerState)| BunkerReport {
-            id: *id,
-            state: state.clone(),
-            started_at,
-            last_active_at: None,
-        };
-        self.held().iter().map(report).collect()
+        self.held().iter().map(|(id, state)| self.report(*id, state.clone())).collect()
+    }
+
+    fn report(&self, id: BunkerId, state: WorkerBunkerState) -> BunkerReport {
+        let last_active_at = *self.last_active_at.lock().unwrap();
+        BunkerReport { id, state, started_at: None, last_active_at }
     }
 
     fn routes(&self) -> Router {
         Router::new()
             .route("/bunkers", get(list))
-            .route("/bunkers/{id}", axum::routing::put(start).delete(remove))
+            .route("/bunkers/{id}", get(show).put(start).delete(remove))
+            .route("/bunkers/{id}/pause", post(pause))
+            .route("/bunkers/{id}/resume", post(resume))
+            .route("/bunkers/{id}/metrics", get(metrics))
             .route("/bunkers/{id}/exec", post(execs::start))
             .route("/bunkers/{id}/execs", get(execs::list))
             .route("/bunkers/{id}/execs/{exec_id}", get(execs::show).delete(execs::end))
@@ -227,6 +232,46 @@ impl SimWorker {
 
 async fn list(State(worker): State<SimWorker>) -> Json<Vec<BunkerReport>> {
     Json(worker.reports())
+}
+
+async fn show(State(worker): State<SimWorker>, Path(id): Path<BunkerId>) -> Response {
+    let state = worker.held().get(&id).cloned();
+    match state {
+        Some(state) => Json(worker.report(id, state)).into_response(),
+        None => refusal(ErrorCode::NotFound, "no such bunker").into_response(),
+    }
+}
+
+async fn pause(state: State<SimWorker>, path: Path<BunkerId>) -> Response {
+    swing(state, path, WorkerBunkerState::Paused)
+}
+
+async fn resume(state: State<SimWorker>, path: Path<BunkerId>) -> Response {
+    swing(state, path, WorkerBunkerState::Running)
+}
+
+fn swing(
+    State(worker): State<SimWorker>,
+    Path(id): Path<BunkerId>,
+    to: WorkerBunkerState,
+) -> Response {
+    match worker.held().get_mut(&id) {
+        Some(state) => {
+            *state = to;
+            StatusCode::NO_CONTENT.into_response()
+        }
+        None => refusal(ErrorCode::NotFound, "no such bunker").into_response(),
+    }
+}
+
+async fn metrics() -> Json<BunkerMetrics> {
+    Json(BunkerMetrics {
+        cpu_time_ms: 1,
+        memory_bytes: 2,
+        disk_bytes: 3,
+        execs_running: 4,
+        last_active_at: Timestamp::UNIX_EPOCH,
+    })
 }
 
 async fn start(

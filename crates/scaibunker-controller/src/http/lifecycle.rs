@@ -1,0 +1,80 @@
+//! `/bunkers/{id}/pause`, `/resume`, `/events` and `/metrics`.
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use scaibunker_api::{
+    bunker::{self, BunkerMetrics},
+    ids::BunkerId,
+};
+
+use super::{
+    answer::Answer,
+    bunkers::note,
+    fault::Fault,
+    path::PathId,
+    query::{NoQuery, Query},
+    sse::{self, EventSource, Events},
+};
+use crate::{app::App, bunkers::StatusStream, domain::actor::Actor};
+
+pub(super) async fn pause(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    PathId(id): PathId<BunkerId>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<bunker::Bunker>, Fault> {
+    note(id);
+    Ok(Answer::ok((&app.bunkers.pause(&actor, id).await?).into()))
+}
+
+pub(super) async fn resume(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    PathId(id): PathId<BunkerId>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<bunker::Bunker>, Fault> {
+    note(id);
+    Ok(Answer::ok((&app.bunkers.resume(&actor, id).await?).into()))
+}
+
+pub(super) async fn metrics(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    PathId(id): PathId<BunkerId>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<BunkerMetrics>, Fault> {
+    note(id);
+    Ok(Answer::ok(app.bunkers.metrics(&actor, id).await?))
+}
+
+pub(super) async fn events(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    PathId(id): PathId<BunkerId>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Response, Fault> {
+    note(id);
+    let stream = app.bunkers.follow(&actor, id).await?;
+    Ok(sse::respond(StatusEvents { app, stream }, Events::default()))
+}
+
+struct StatusEvents {
+    app: Arc<App>,
+    stream: StatusStream,
+}
+
+impl EventSource for StatusEvents {
+    async fn next(&mut self, events: &mut Events) {
+        let next = tokio::select! {
+            next = self.app.bunkers.next_status(&mut self.stream) => next,
+            // Whoever follows a bunker comes back to another process.
+            () = self.app.draining.cancelled() => Ok(None),
+        };
+        match next {
+            Ok(Some(event)) => events.add("status", None, &event),
+            Ok(None) => events.end(),
+            Err(failure) => events.fail(&Fault::from(failure).0),
+        }
+    }
+}

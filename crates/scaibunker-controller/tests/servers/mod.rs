@@ -1,0 +1,6 @@
+//! Real servers that tests start for themselves.
+
+#![allow(dead_code, reason = "each test program uses some of them")]
+
+pub mod process;
+pub mod redis;
