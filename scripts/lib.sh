@@ -75,6 +75,9 @@ need_oidc_provider() {
 BUILD_PACKAGES=(gcc libc6-dev)
 RUN_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs uidmap)
 
+# Servers and clients that tests start for themselves.
+TEST_PACKAGES=(curl postgresql redis-server)
+
 # Builds the program and puts the guest agent beside it.
 build_release() {
     build_guest_agent
