@@ -47,7 +47,7 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
         app.reconciler.reconcile_all().await;
         (app, Ok(()))
     });
-    runner.spawn("uses of API keys", half_a_minute, Arc::clone(app), |app| async {
+    runner.spawn("uses of API keys", five_seconds, Arc::clone(app), |app| async {
         let result = app.credentials.flush_uses().await;
         (app, result.map_err(Into::into))
     });

@@ -29,7 +29,10 @@ struct World {
 impl World {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let server = Server::start(dir.path()).await;
+        let mut config = config(dir.path());
+        // Refusals are what is tested.
+        config.rate_limits.strangers = None;
+        let server = Server::start_with(config).await;
         let root = &server.api;
         let partner = make(root, "//v1/iam/partners", &json!({ "name": "p1" })).await;
         let other = make(root, "//v1/iam/partners", &json!({ "name": "p2" })).await;

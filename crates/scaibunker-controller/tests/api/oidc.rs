@@ -84,6 +84,8 @@ fn trusting(
     provision: Option<&str>,
 ) -> scaibunker_controller::ControllerConfig {
     let mut config = config(dir);
+    // A token is tried until the issuer's new key is known.
+    config.rate_limits.strangers = None;
     config.oidc = Some(OidcConfig {
         issuer_url: issuer.to_owned(),
         audience: AUDIENCE.to_owned(),
