@@ -1,8 +1,9 @@
 //! `scaibunker bench`: what the installation does, as a client sees it.
 //!
-//! Every bench makes its bunkers through one [`Fleet`], which ends them whatever happens, and
-//! prints the machine it ran on with its figures.
+//! Every bench but `control`, which has a controller of its own, makes its bunkers through one
+//! [`Fleet`], which ends them whatever happens. All print the machine they ran on with their figures.
 
+mod control;
 mod density;
 mod exec;
 mod figure;
@@ -18,7 +19,10 @@ use clap::{Args, Subcommand};
 use scaibunker_api::bunker::CreateBunker;
 
 pub use self::machine::field;
-use self::{density::DensityArgs, exec::ExecBenchArgs, files::FilesBenchArgs, tti::TtiArgs};
+use self::{
+    control::ControlArgs, density::DensityArgs, exec::ExecBenchArgs, files::FilesBenchArgs,
+    tti::TtiArgs,
+};
 use crate::{cli::GlobalArgs, exit::Failure, quantity, signals::Stop};
 
 /// Measure the installation; ends with 1 when any attempt failed
@@ -34,6 +38,7 @@ enum Bench {
     Exec(ExecBenchArgs),
     Files(FilesBenchArgs),
     Density(DensityArgs),
+    Control(ControlArgs),
 }
 
 /// The bunkers to measure with.
@@ -65,6 +70,7 @@ pub async fn run(global: &GlobalArgs, args: BenchArgs) -> Result<u8, Failure> {
         Bench::Exec(args) => exec::run(global, &args, stop).await,
         Bench::Files(args) => files::run(global, &args, stop).await,
         Bench::Density(args) => density::run(global, &args, stop).await,
+        Bench::Control(args) => control::run(global, &args, stop).await,
     }
 }
 

@@ -1,5 +1,7 @@
 //! `scaibunker up`: controller, storage proxy and one worker in this process, over the real link.
 
+mod access;
+mod state;
 mod storage;
 
 use std::{
@@ -10,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use scaibunker_controller::{Controller, ControllerConfig, RateLimits};
+use scaibunker_controller::{Controller, ControllerConfig};
 use scaibunker_worker::{
     Worker,
     config::{AcceleratorChoice, Overcommit, WorkerConfig},
@@ -18,7 +20,8 @@ use scaibunker_worker::{
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::storage::StorageArgs;
+pub use self::state::StateArgs;
+use self::{access::AccessArgs, storage::StorageArgs};
 use crate::{cli::GlobalArgs, exit::Failure, paths, secret, signals::Stop};
 
 /// Where the server listens unless told otherwise.
@@ -39,7 +42,11 @@ pub struct UpArgs {
     #[arg(long, env = "SCAIBUNKER_LISTEN", default_value_t = DEFAULT_LISTEN)]
     listen: SocketAddr,
     #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
     storage: StorageArgs,
+    #[command(flatten)]
+    access: AccessArgs,
     #[command(flatten)]
     worker: WorkerArgs,
 }
@@ -155,9 +162,9 @@ pub async fn run(global: &GlobalArgs, args: UpArgs) -> Result<(), Failure> {
         objects: args.storage.objects()?,
         capability_secret: StorageArgs::capability_secret(),
         public_url: args.storage.public_url.clone(),
-        rate_limits: RateLimits::OFF,
         ..ControllerConfig::new(data_dir.clone(), worker_token.clone())
     };
+    let config = args.access.apply(args.state.apply(config)?)?;
     let controller = Controller::open(config).await.map_err(anyhow::Error::from)?;
     let stop_serving = CancellationToken::new();
     let mut serving = tokio::spawn(controller.serve(listener, stop_serving.clone()));

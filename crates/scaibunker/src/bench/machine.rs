@@ -32,6 +32,11 @@ impl Setting {
         Self { machine: Machine::this(), engines }
     }
 
+    /// This machine, with an engine that is not asked for.
+    pub fn with_engine(engine: &str) -> Self {
+        Self { machine: Machine::this(), engines: vec![engine.to_owned()] }
+    }
+
     /// One line for people.
     pub fn line(&self) -> String {
         let Machine { cores, memory_mb, cpu, kernel } = &self.machine;

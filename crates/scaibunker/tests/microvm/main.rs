@@ -6,11 +6,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails shall say where")]
 
 mod api;
+mod caller;
 mod commands;
 mod exec;
 mod faults;
 mod files;
 mod hostile;
+mod kills;
+mod lifecycle;
 mod manual;
+mod manual_quotas;
 mod server;
 mod shell;

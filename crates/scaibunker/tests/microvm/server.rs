@@ -28,7 +28,7 @@ pub struct Server {
     process: Child,
     pub url: String,
     log: Arc<Mutex<String>>,
-    http: Client<HttpConnector, Full<Bytes>>,
+    pub http: Client<HttpConnector, Full<Bytes>>,
     dir: tempfile::TempDir,
     keep_bunkers: bool,
 }
