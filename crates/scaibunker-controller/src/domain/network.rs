@@ -50,13 +50,8 @@ pub fn check_offered(profile: NetworkProfile) -> Result<(), ErrorBody> {
     if profile == NetworkProfile::Isolated {
         return Ok(());
     }
-    Err(ErrorBody::new(
-        ErrorCode::NetworkProfileDenied,
-        format!(
-            "this server offers only the network profile `isolated`, not `{}`",
-            profile.as_str()
-        ),
-    ))
+    let message = format!("this server offers only `isolated`, not `{}`", profile.as_str());
+    Err(ErrorBody::invalid("network_profile", message))
 }
 
 fn check_interfaces(
@@ -287,7 +282,7 @@ mod tests {
     fn only_isolated_is_offered() {
         assert!(check_offered(NetworkProfile::Isolated).is_ok());
         let error = check_offered(NetworkProfile::Registry).unwrap_err();
-        assert_eq!(error.code, ErrorCode::NetworkProfileDenied);
+        assert_eq!(error.code, ErrorCode::ValidationError);
         assert!(error.message.contains("isolated"));
     }
 }

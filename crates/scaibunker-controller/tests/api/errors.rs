@@ -64,8 +64,8 @@ async fn creates_that_cannot_be() {
         (json!({ "image": "busybox@sha256:other" }), 404, "IMAGE_NOT_FOUND"),
         (
             json!({ "image": "busybox", "network_profile": "registry" }),
-            403,
-            "NETWORK_PROFILE_DENIED",
+            422,
+            "VALIDATION_ERROR",
         ),
         (
             json!({ "image": "busybox", "network_profile": "transit" }),

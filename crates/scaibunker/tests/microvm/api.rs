@@ -99,7 +99,7 @@ async fn bad_creates_name_what_is_wrong() {
         (json!({ "image": "busybox", "memory_mb": 0 }), (422, "VALIDATION_ERROR")),
         (
             json!({ "image": "busybox", "network_profile": "registry" }),
-            (403, "NETWORK_PROFILE_DENIED"),
+            (422, "VALIDATION_ERROR"),
         ),
     ] {
         assert_eq!(create(body.clone()).await.error(), expected, "{body}");
