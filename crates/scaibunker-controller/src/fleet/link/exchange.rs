@@ -55,7 +55,9 @@ pub(super) async fn exchange(
     let sending = match body {
         RequestBody::Empty => None,
         RequestBody::Whole(bytes) => {
-            stream.send_data(bytes, true).map_err(LinkError::broken)?;
+            // Who answers before it has read the body has closed the stream to it; the answer says
+            // what there is to say.
+            let _ = stream.send_data(bytes, true);
             None
         }
         RequestBody::Stream(body) => Some(AbortOnDropHandle::new(tokio::spawn(send(body, stream)))),
