@@ -17,6 +17,7 @@ mod isolation;
 mod life;
 mod limits;
 mod lists;
+mod losses;
 mod oidc;
 mod operations;
 mod pause;
@@ -25,7 +26,10 @@ mod quotas;
 mod reconcile;
 mod schemathesis;
 mod server;
+#[path = "../servers/mod.rs"]
+mod servers;
 mod shell;
 mod sim_worker;
+mod state;
 mod storage;
 mod transfers;

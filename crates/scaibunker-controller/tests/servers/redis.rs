@@ -9,6 +9,9 @@ use std::{
 
 use super::process::ServerProcess;
 
+/// More than there are tests in a program.
+const DATABASES: u32 = 1_000;
+
 pub struct RedisServer {
     process: ServerProcess,
     dir: tempfile::TempDir,
@@ -25,6 +28,20 @@ impl RedisServer {
 
     pub fn url(&self) -> String {
         format!("unix://{}", self.socket().display())
+    }
+
+    /// The URL of one of its databases, which begin empty.
+    pub fn url_of_database(&self, number: u32) -> String {
+        assert!(number < DATABASES);
+        format!("{}?db={number}", self.url())
+    }
+
+    /// Empties one of its databases.
+    pub fn wipe(&self, number: u32) {
+        let mut client = Command::new("redis-cli");
+        client.arg("-s").arg(self.socket()).arg("-n").arg(number.to_string()).arg("FLUSHDB");
+        let done = client.output().unwrap();
+        assert_eq!(done.stdout, b"OK\n", "{done:?}");
     }
 
     /// Ends it as a crash would; nothing was saved.
@@ -54,6 +71,7 @@ fn launch(dir: &tempfile::TempDir) -> ServerProcess {
     let socket = dir.path().join("redis.sock");
     let _ = std::fs::remove_file(&socket);
     let mut command = Command::new("redis-server");
+    command.arg("--databases").arg(DATABASES.to_string());
     command.current_dir(dir.path()).args(["--port", "0", "--save", "", "--appendonly", "no"]);
     command.arg("--unixsocket").arg(socket);
     ServerProcess::spawn(command)
