@@ -31,9 +31,14 @@ fn servers() -> &'static Servers {
 
 /// `config` with the state that this run of the suite is about.
 pub fn choose(config: ControllerConfig) -> ControllerConfig {
+    if is_on_servers() { on_servers(config) } else { config }
+}
+
+/// Which run of the suite this is.
+pub fn is_on_servers() -> bool {
     match std::env::var("SCAIBUNKER_TEST_STATE").as_deref() {
-        Err(_) | Ok("in_process") => config,
-        Ok("servers") => on_servers(config),
+        Err(_) | Ok("in_process") => false,
+        Ok("servers") => true,
         Ok(other) => panic!("SCAIBUNKER_TEST_STATE is `in_process` or `servers`, not {other:?}"),
     }
 }
@@ -45,6 +50,21 @@ pub fn on_servers(config: ControllerConfig) -> ControllerConfig {
         database: Some(database.parse().unwrap()),
         redis: Some(servers().redis.url_of_database(redis).parse().unwrap()),
         ..config
+    }
+}
+
+/// Gives `to` what the controller on `from` has written down right now; its ledger is lost.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::copy(from.join("admin.key"), to.join("admin.key")).unwrap();
+    if is_on_servers() {
+        let (mut given, servers) = (servers().given.lock().unwrap(), servers());
+        let number = u32::try_from(given.len()).unwrap();
+        let copy = servers.postgres.copy_of_database(&given[from].0);
+        given.insert(to.to_owned(), (copy, number));
+        return;
+    }
+    for name in ["scaibunker.db", "scaibunker.db-wal"] {
+        std::fs::copy(from.join(name), to.join(name)).unwrap();
     }
 }
 

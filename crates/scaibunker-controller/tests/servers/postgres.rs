@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Seek as _, Write as _},
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
@@ -44,12 +45,31 @@ impl PostgresServer {
     /// The URL of an empty database that nobody else has.
     pub fn new_database(&self) -> String {
         let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        let mut createdb = tool("createdb");
-        createdb.arg("--host").arg(self.dir.path()).args(["-U", "postgres", &name]);
-        let made = createdb.output().unwrap();
+        let made = self.client("createdb").arg(&name).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let host = self.dir.path().display().to_string().replace('/', "%2F");
         format!("postgres://postgres@{host}/{name}")
+    }
+
+    /// The URL of a database with what another one holds right now, though it is in use.
+    pub fn copy_of_database(&self, url: &str) -> String {
+        let name = |url: &str| url.rsplit('/').next().unwrap().to_owned();
+        let dump = self.client("pg_dump").arg(name(url)).output().unwrap();
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let (copy, mut file) = (self.new_database(), tempfile::tempfile().unwrap());
+        file.write_all(&dump.stdout).unwrap();
+        file.rewind().unwrap();
+        let mut psql = self.client("psql");
+        psql.args(["--quiet", "--set=ON_ERROR_STOP=1", "--dbname", &name(&copy)]).stdin(file);
+        let restored = psql.output().unwrap();
+        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        copy
+    }
+
+    fn client(&self, name: &str) -> Command {
+        let mut client = tool(name);
+        client.arg("--host").arg(self.dir.path()).arg("--username=postgres");
+        client
     }
 
     /// Ends it as a crash would; what was committed is on its disk.
