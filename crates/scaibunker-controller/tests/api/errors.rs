@@ -62,11 +62,7 @@ async fn creates_that_cannot_be() {
     let cases = [
         (json!({ "image": "nothing" }), 404, "IMAGE_NOT_FOUND"),
         (json!({ "image": "busybox@sha256:other" }), 404, "IMAGE_NOT_FOUND"),
-        (
-            json!({ "image": "busybox", "network_profile": "registry" }),
-            422,
-            "VALIDATION_ERROR",
-        ),
+        (json!({ "image": "busybox", "network_profile": "registry" }), 422, "VALIDATION_ERROR"),
         (
             json!({ "image": "busybox", "network_profile": "transit" }),
             422,

@@ -2,29 +2,32 @@
 
 use std::{
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    sync::OnceLock,
 };
 
-use super::process::ServerProcess;
+use super::process::{ServerDir, ServerProcess, Signal};
 
 pub struct RedisServer {
     process: ServerProcess,
-    dir: tempfile::TempDir,
+    dir: ServerDir,
 }
 
 impl RedisServer {
+    /// The server that all tests of a program share: each takes a prefix of its own.
+    pub fn shared() -> &'static Self {
+        static SERVER: OnceLock<RedisServer> = OnceLock::new();
+        SERVER.get_or_init(Self::start)
+    }
+
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let process = launch(&dir);
-        let server = Self { process, dir };
-        server.wait_until_ready();
-        server
+        let dir = ServerDir::new();
+        Self { process: launch(&socket(dir.path())), dir }
     }
 
     pub fn url(&self) -> String {
-        format!("unix://{}", self.socket().display())
+        format!("unix://{}", socket(self.dir.path()).display())
     }
 
     /// Ends it as a crash would; nothing was saved.
@@ -33,28 +36,20 @@ impl RedisServer {
     }
 
     pub fn start_again(&mut self) {
-        self.process = launch(&self.dir);
-        self.wait_until_ready();
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("redis.sock")
-    }
-
-    fn wait_until_ready(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while UnixStream::connect(self.socket()).is_err() {
-            assert!(Instant::now() < deadline, "redis-server did not start");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.process = launch(&socket(self.dir.path()));
     }
 }
 
-fn launch(dir: &tempfile::TempDir) -> ServerProcess {
-    let socket = dir.path().join("redis.sock");
-    let _ = std::fs::remove_file(&socket);
+fn socket(dir: &Path) -> PathBuf {
+    dir.join("redis.sock")
+}
+
+fn launch(socket: &Path) -> ServerProcess {
+    let _ = std::fs::remove_file(socket);
     let mut command = Command::new("redis-server");
-    command.current_dir(dir.path()).args(["--port", "0", "--save", "", "--appendonly", "no"]);
-    command.arg("--unixsocket").arg(socket);
-    ServerProcess::spawn(command)
+    command.args(["--port", "0", "--save", "", "--appendonly", "no"]);
+    command.arg("--unixsocket").arg(socket).current_dir("/");
+    let mut process = ServerProcess::spawn(command, Signal::KILL);
+    process.wait_until("redis-server", || UnixStream::connect(socket).is_ok());
+    process
 }
