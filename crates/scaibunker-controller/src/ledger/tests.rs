@@ -1,10 +1,6 @@
 //! One suite for every ledger.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -21,11 +17,8 @@ use crate::{
 
 mod model;
 
-/// One server for the test program; every test has a prefix of its own.
 fn redis() -> SharedLedger {
-    static SERVER: OnceLock<RedisServer> = OnceLock::new();
-    let server = SERVER.get_or_init(RedisServer::start);
-    redis_of(server)
+    redis_of(RedisServer::shared())
 }
 
 fn redis_of(server: &RedisServer) -> SharedLedger {

@@ -8,7 +8,7 @@ use scaibunker_api::{
     permission::Permission,
 };
 
-use super::{Store, StoreError, from_json, parsed, select::Select, status_from};
+use super::{Store, StoreError, from_json, parsed, select::Select, status_from, storable};
 use crate::domain::{account::Standing, authority::Home};
 
 /// A user's standing, and whether its credentials are accepted at all.
@@ -80,7 +80,7 @@ impl Store {
     pub async fn user_by_subject(&self, subject: &str) -> Result<Option<UserId>, StoreError> {
         let row: Option<(String,)> =
             sqlx::query_as("SELECT id FROM users WHERE oidc_subject = $1 AND deleted_at IS NULL")
-                .bind(subject)
+                .bind(storable(subject))
                 .fetch_optional(&self.readers)
                 .await
                 .map_err(StoreError::query("look up a subject"))?;

@@ -11,7 +11,7 @@ use scaibunker_api::{
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::{Store, StoreError, from_micros, parsed, select::Select, to_micros};
+use super::{Store, StoreError, from_micros, parsed, select::Select, storable, to_micros};
 use crate::domain::actor::Scope;
 
 const COLUMNS: &str = "id, at, request_id, actor_id, api_key_id, tenant_id, action, resource_id, \
@@ -78,7 +78,7 @@ impl Store {
                 .bind(entry.api_key_id.map(|id| id.to_string()))
                 .bind(entry.tenant_id.map(|id| id.to_string()))
                 .bind(entry.action.clone())
-                .bind(entry.resource_id.clone())
+                .bind(entry.resource_id.as_deref().map(storable))
                 .bind(entry.ip.to_string())
                 .bind(i64::from(entry.status))
                 .bind(entry.error.map(|code| code.as_str().to_owned()));

@@ -7,7 +7,7 @@ use sqlx::{AnyConnection, any::AnyQueryResult};
 use super::{
     IdempotencyKey, Inserted, Store, StoreError,
     bunker_row::{BunkerRow, bunkers},
-    to_json, to_micros,
+    storable, to_json, to_micros,
 };
 use crate::domain::bunker::Bunker;
 
@@ -50,7 +50,7 @@ impl Store {
         .bind(changed.id.to_string())
         .bind(changed.generation - 1)
         .bind(life.status.as_str())
-        .bind(&life.status_reason)
+        .bind(life.status_reason.as_deref().map(storable))
         .bind(life.started_at.map(to_micros))
         .bind(life.terminated_at.map(to_micros))
         .execute(&self.writer)
@@ -136,7 +136,7 @@ impl Store {
     pub async fn idle_bunkers(&self, now: Timestamp) -> Result<Vec<Bunker>, StoreError> {
         let rows: Vec<BunkerRow> = sqlx::query_as(
             "SELECT * FROM bunkers WHERE status = 'running' \
-             AND COALESCE(last_active_at, started_at, created_at) + idle_timeout_us <= $1",
+             AND idle_timeout_us <= $1 - COALESCE(last_active_at, started_at, created_at)",
         )
         .bind(to_micros(now))
         .fetch_all(&self.readers)

@@ -15,7 +15,7 @@ use sqlx::{
 
 use super::{Store, StoreError};
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// Connections to SQLite that read; each is a thread of its own.
 const SQLITE_READERS: u32 = 4;
@@ -90,41 +90,46 @@ impl Store {
     /// Opens the database and brings it to this version's schema.
     pub async fn open(database: &DatabaseUrl) -> Result<Self, StoreError> {
         install_default_drivers();
-        let store = match database {
-            DatabaseUrl::Sqlite(path) => sqlite(path).await,
-            DatabaseUrl::Postgres(url) => postgres(url).await,
-        };
         let failed = |source| StoreError::Open { database: database.to_string(), source };
-        let store = store.map_err(failed)?;
-        MIGRATIONS.run(&store.writer).await.map_err(StoreError::Migrate)?;
-        Ok(store)
+        match database {
+            DatabaseUrl::Sqlite(path) => {
+                let options = sqlite_options(path).map_err(failed)?;
+                let writer = sqlite(&options, 1).await.map_err(failed)?;
+                MIGRATIONS.run(&writer).await.map_err(StoreError::Migrate)?;
+                // Not before: sqlx would go on counting a table's columns as they were then.
+                let readers = sqlite(&options, SQLITE_READERS).await.map_err(failed)?;
+                Ok(Self { writer, readers })
+            }
+            DatabaseUrl::Postgres(url) => {
+                let pool = postgres(url).await.map_err(failed)?;
+                MIGRATIONS.run(&pool).await.map_err(StoreError::Migrate)?;
+                Ok(Self { writer: pool.clone(), readers: pool })
+            }
+        }
     }
 }
 
-/// SQLite takes one writer at a time: with one connection writers queue here, in order, instead of
-/// polling a lock.
-async fn sqlite(path: &Path) -> Result<Store, sqlx::Error> {
+fn sqlite_options(path: &Path) -> Result<AnyConnectOptions, sqlx::Error> {
     let path = std::path::absolute(path)?;
     let mut url = url::Url::from_file_path(&path)
         .map_err(|()| sqlx::Error::Configuration("the path has no URL".into()))?;
     url.set_query(Some("mode=rwc"));
     // `file:///a/b` is `sqlite:///a/b` here; a file's URL cannot be given another scheme in place.
-    let url = url.as_str().replacen("file", "sqlite", 1);
-    let options = AnyConnectOptions::from_str(&url)?;
-    let pool = |connections| {
-        pool_options(connections).after_connect(|connection, _| {
-            Box::pin(async move { connection.execute(SQLITE_PRAGMAS).await.map(drop) })
-        })
-    };
-    let writer = pool(1).connect_with(options.clone()).await?;
-    let readers = pool(SQLITE_READERS).connect_with(options).await?;
-    Ok(Store { writer, readers })
+    AnyConnectOptions::from_str(&url.as_str().replacen("file", "sqlite", 1))
 }
 
-async fn postgres(url: &url::Url) -> Result<Store, sqlx::Error> {
+/// SQLite takes one writer at a time: with one connection writers queue here, in order, instead of
+/// polling a lock.
+async fn sqlite(options: &AnyConnectOptions, connections: u32) -> Result<AnyPool, sqlx::Error> {
+    let prepared = pool_options(connections).after_connect(|connection, _| {
+        Box::pin(async move { connection.execute(SQLITE_PRAGMAS).await.map(drop) })
+    });
+    prepared.connect_with(options.clone()).await
+}
+
+async fn postgres(url: &url::Url) -> Result<AnyPool, sqlx::Error> {
     let options = AnyConnectOptions::from_str(url.as_str())?;
-    let pool: AnyPool = pool_options(POSTGRES_CONNECTIONS).connect_with(options).await?;
-    Ok(Store { writer: pool.clone(), readers: pool })
+    pool_options(POSTGRES_CONNECTIONS).connect_with(options).await
 }
 
 fn pool_options(connections: u32) -> AnyPoolOptions {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use scaibunker_api::ids::UserId;
 use sqlx::{Any, AnyConnection, Transaction, any::AnyQueryResult};
 
-use super::{Inserted, Store, StoreError, to_micros};
+use super::{Inserted, Store, StoreError, storable, to_micros};
 
 /// The key of a request that is being carried out.
 #[derive(Debug, Clone)]
@@ -97,7 +97,7 @@ impl Store {
              WHERE user_id = $1 AND key = $2",
         )
         .bind(user_id.to_string())
-        .bind(key)
+        .bind(storable(key))
         .fetch_optional(&self.readers)
         .await
         .map_err(StoreError::query("read an idempotency key"))?;

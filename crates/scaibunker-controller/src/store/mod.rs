@@ -21,6 +21,8 @@ mod partners;
 mod quotas;
 mod select;
 mod tenants;
+#[cfg(test)]
+mod tests;
 mod users;
 mod workers;
 
@@ -84,6 +86,11 @@ impl Store {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+/// Text as both databases take it: PostgreSQL's has no NUL, and what workers and clients say may.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 fn to_micros(time: Timestamp) -> i64 {

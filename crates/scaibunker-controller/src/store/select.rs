@@ -2,7 +2,7 @@
 
 use sqlx::{AnyPool, AssertSqlSafe, FromRow, any::AnyRow};
 
-use super::StoreError;
+use super::{StoreError, storable};
 use crate::domain::actor::Scope;
 
 /// A `SELECT` that grows. Values are always parameters, numbered as both databases take them;
@@ -22,13 +22,13 @@ pub(super) enum Value {
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
+        Self::Text(storable(text))
     }
 }
 
 impl From<String> for Value {
     fn from(text: String) -> Self {
-        Self::Text(text)
+        text.as_str().into()
     }
 }
 

@@ -136,8 +136,11 @@ impl Store {
     pub async fn put_images(&self, images: &[ReadyImage]) -> Result<Vec<Image>, StoreError> {
         let failed = || StoreError::query("store images");
         let mut transaction = self.writer.begin().await.map_err(failed())?;
-        let mut records = Vec::with_capacity(images.len());
-        for image in images {
+        let mut records: Vec<Option<Image>> = vec![None; images.len()];
+        // In one order everywhere: workers that register the same images do not wait in a circle.
+        let mut order: Vec<_> = images.iter().zip(&mut records).collect();
+        order.sort_unstable_by_key(|(image, _)| (&image.name, &image.digest));
+        for (image, record) in order {
             let row: ImageRow = sqlx::query_as(
                 "INSERT INTO images (id, name, digest, size_bytes, default_cpu_millicores, \
                  default_memory_mb, default_disk_mb) VALUES ($1, $2, $3, $4, $5, $6, $7) \
@@ -156,10 +159,10 @@ impl Store {
             .fetch_one(&mut *transaction)
             .await
             .map_err(failed())?;
-            records.push(Image::try_from(row)?);
+            *record = Some(Image::try_from(row)?);
         }
         transaction.commit().await.map_err(failed())?;
-        Ok(records)
+        Ok(records.into_iter().flatten().collect())
     }
 
     /// Every image that ever had a record.

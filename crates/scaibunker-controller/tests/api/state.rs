@@ -2,32 +2,18 @@
 //! the ledger in process, and with `SCAIBUNKER_TEST_STATE=servers` on PostgreSQL and Redis.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock},
+    sync::Mutex,
 };
 
 use scaibunker_controller::ControllerConfig;
 
 use crate::servers::{postgres::PostgresServer, redis::RedisServer};
 
-struct Servers {
-    postgres: PostgresServer,
-    redis: RedisServer,
-    /// Each test's database and the number of its Redis database, by its directory: a controller that
-    /// starts again finds what it left.
-    given: Mutex<HashMap<PathBuf, (String, u32)>>,
-}
-
-/// One of each for the test program; they end with it.
-fn servers() -> &'static Servers {
-    static SERVERS: OnceLock<Servers> = OnceLock::new();
-    SERVERS.get_or_init(|| Servers {
-        postgres: PostgresServer::start(),
-        redis: RedisServer::start(),
-        given: Mutex::default(),
-    })
-}
+/// Each test's database and the number of its Redis database, by its directory: a controller that
+/// starts again finds what it left.
+static GIVEN: Mutex<BTreeMap<PathBuf, (String, u32)>> = Mutex::new(BTreeMap::new());
 
 /// `config` with the state that this run of the suite is about.
 pub fn choose(config: ControllerConfig) -> ControllerConfig {
@@ -48,7 +34,7 @@ pub fn on_servers(config: ControllerConfig) -> ControllerConfig {
     let (database, redis) = given(&config.data_dir);
     ControllerConfig {
         database: Some(database.parse().unwrap()),
-        redis: Some(servers().redis.url_of_database(redis).parse().unwrap()),
+        redis: Some(RedisServer::shared().url_of_database(redis).parse().unwrap()),
         ..config
     }
 }
@@ -57,9 +43,9 @@ pub fn on_servers(config: ControllerConfig) -> ControllerConfig {
 pub fn copy(from: &Path, to: &Path) {
     std::fs::copy(from.join("admin.key"), to.join("admin.key")).unwrap();
     if is_on_servers() {
-        let (mut given, servers) = (servers().given.lock().unwrap(), servers());
+        let mut given = GIVEN.lock().unwrap();
         let number = u32::try_from(given.len()).unwrap();
-        let copy = servers.postgres.copy_of_database(&given[from].0);
+        let copy = PostgresServer::shared().copy_of(&given[from].0);
         given.insert(to.to_owned(), (copy, number));
         return;
     }
@@ -71,13 +57,12 @@ pub fn copy(from: &Path, to: &Path) {
 /// Empties the Redis database of a test, as a Redis that lost everything would be.
 pub fn wipe_redis(dir: &Path) {
     let (_, number) = given(dir);
-    servers().redis.wipe(number);
+    RedisServer::shared().wipe(number);
 }
 
 fn given(dir: &Path) -> (String, u32) {
-    let servers = servers();
-    let mut given = servers.given.lock().unwrap();
+    let mut given = GIVEN.lock().unwrap();
     let number = u32::try_from(given.len()).unwrap();
     let entry = given.entry(dir.to_owned());
-    entry.or_insert_with(|| (servers.postgres.new_database(), number)).clone()
+    entry.or_insert_with(|| (PostgresServer::shared().database(), number)).clone()
 }

@@ -1,138 +1,130 @@
 //! A real PostgreSQL server on a socket in a directory of its own.
 
 use std::{
-    fs,
-    io::{Seek as _, Write as _},
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
+    process::{Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
-use super::process::ServerProcess;
+use super::process::{ServerDir, ServerProcess, Signal};
+
+/// What the server may never be asked for: it trusts whoever reaches its socket.
+pub const PASSWORD: &str = "never-to-be-shown";
 
 pub struct PostgresServer {
     process: ServerProcess,
-    dir: tempfile::TempDir,
+    dir: ServerDir,
     databases: AtomicU32,
 }
 
 impl PostgresServer {
+    /// The server that all tests of a program share: each takes a database of its own.
+    pub fn shared() -> &'static Self {
+        static SERVER: OnceLock<PostgresServer> = OnceLock::new();
+        SERVER.get_or_init(Self::start)
+    }
+
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        if let Some((uid, gid)) = other_user() {
+        let dir = ServerDir::new();
+        if let Some((uid, gid)) = account() {
             chown(dir.path(), Some(uid), Some(gid)).unwrap();
         }
-        let initdb = tool("initdb")
-            .arg("--pgdata")
-            .arg(dir.path().join("data"))
-            .args([
-                "--username=postgres",
-                "--auth=trust",
-                "--no-sync",
-                "--encoding=UTF8",
-                "--locale=C.UTF-8",
-            ])
-            .output();
-        let initdb = initdb.unwrap();
-        assert!(initdb.status.success(), "{}", String::from_utf8_lossy(&initdb.stderr));
-        let server = Self { process: launch(dir.path()), dir, databases: AtomicU32::new(0) };
-        server.wait_until_ready();
-        server
+        let mut init = program("initdb");
+        init.arg("-D").arg(data(dir.path())).args(["-U", "postgres", "--auth=trust"]);
+        init.args(["--no-sync", "--no-locale", "--encoding=UTF8"]);
+        run(init);
+        let process = launch(dir.path());
+        Self { process, dir, databases: AtomicU32::new(0) }
     }
 
-    /// The URL of an empty database that nobody else has.
-    pub fn new_database(&self) -> String {
-        let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        let made = self.client("createdb").arg(&name).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let host = self.dir.path().display().to_string().replace('/', "%2F");
-        format!("postgres://postgres@{host}/{name}")
+    /// URL of a new and empty database.
+    pub fn database(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let mut create = program("createdb");
+        create.args(["-U", "postgres", "-h"]).arg(self.dir.path()).arg(&name);
+        run(create);
+        let host = self.dir.path().display();
+        format!("postgres://postgres:{PASSWORD}@localhost/{name}?host={host}")
     }
 
-    /// The URL of a database with what another one holds right now, though it is in use.
-    pub fn copy_of_database(&self, url: &str) -> String {
-        let name = |url: &str| url.rsplit('/').next().unwrap().to_owned();
-        let dump = self.client("pg_dump").arg(name(url)).output().unwrap();
-        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
-        let (copy, mut file) = (self.new_database(), tempfile::tempfile().unwrap());
-        file.write_all(&dump.stdout).unwrap();
-        file.rewind().unwrap();
-        let mut psql = self.client("psql");
-        psql.args(["--quiet", "--set=ON_ERROR_STOP=1", "--dbname", &name(&copy)]).stdin(file);
-        let restored = psql.output().unwrap();
-        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    /// URL of a database with what another one holds right now, though it is in use.
+    pub fn copy_of(&self, url: &str) -> String {
+        let name = |url: &str| url.split(['/', '?']).nth(3).unwrap().to_owned();
+        let (copy, file) = (self.database(), self.dir.path().join(format!("{}.sql", name(url))));
+        let mut dump = program("pg_dump");
+        dump.args(["-U", "postgres", "-h"]).arg(self.dir.path());
+        dump.arg("-f").arg(&file).arg(name(url));
+        run(dump);
+        let mut restore = program("psql");
+        restore.args(["-U", "postgres", "-h"]).arg(self.dir.path());
+        restore.args(["-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&file).arg(name(&copy));
+        run(restore);
         copy
     }
 
-    fn client(&self, name: &str) -> Command {
-        let mut client = tool(name);
-        client.arg("--host").arg(self.dir.path()).arg("--username=postgres");
-        client
-    }
-
-    /// Ends it as a crash would; what was committed is on its disk.
+    /// Ends it as a crash would.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
     pub fn start_again(&mut self) {
         self.process = launch(self.dir.path());
-        self.wait_until_ready();
     }
+}
 
-    fn wait_until_ready(&self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let asked = tool("pg_isready").arg("--host").arg(self.dir.path()).output().unwrap();
-            if asked.status.success() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "postgres did not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
+fn data(dir: &Path) -> PathBuf {
+    dir.join("data")
 }
 
 fn launch(dir: &Path) -> ServerProcess {
-    let _ = fs::remove_file(dir.join("data/postmaster.pid"));
-    let mut command = tool("postgres");
-    command.arg("-D").arg(dir.join("data")).arg("-k").arg(dir).args([
-        "-c",
-        "listen_addresses=",
-        "-c",
-        "max_connections=400",
-        "-c",
-        "shared_buffers=32MB",
-    ]);
-    ServerProcess::spawn(command)
+    let mut command = program("postgres");
+    command.arg("-D").arg(data(dir)).arg("-k").arg(dir);
+    command.args(["-c", "listen_addresses=", "-c", "shared_buffers=32MB"]);
+    command.args(["-c", "max_connections=400"]);
+    // Its own quick end: the shared memory that it made goes too.
+    let mut process = ServerProcess::spawn(command, Signal::QUIT);
+    process.wait_until("postgres", || {
+        let mut ask = program("pg_isready");
+        ask.arg("-q").arg("-h").arg(dir);
+        ask.status().unwrap().success()
+    });
+    process
 }
 
-/// A program of PostgreSQL, run as somebody else than root, whom it refuses.
-fn tool(name: &str) -> Command {
-    let mut command = Command::new(directory().join(name));
-    command.current_dir("/");
-    if let Some((uid, gid)) = other_user() {
+/// One of the newest version's programs. The server refuses to be root's.
+fn program(name: &str) -> Command {
+    static BIN: OnceLock<PathBuf> = OnceLock::new();
+    let bin = BIN.get_or_init(|| {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+        let version = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
+        let newest = versions.map(|entry| entry.unwrap().path()).max_by_key(version);
+        newest.map(|version| version.join("bin")).unwrap_or_default()
+    });
+    let mut command = Command::new(bin.join(name));
+    if let Some((uid, gid)) = account() {
         command.uid(uid).gid(gid);
     }
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
     command
 }
 
-/// Of the newest version that is installed.
-fn directory() -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is not installed");
-    let mut versions: Vec<_> = versions.flatten().map(|version| version.path()).collect();
-    versions.sort();
-    versions.pop().expect("PostgreSQL is not installed").join("bin")
+fn run(mut command: Command) {
+    let output = command.stderr(Stdio::piped()).output();
+    let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn other_user() -> Option<(u32, u32)> {
+/// Whom the server runs as, should this be root.
+fn account() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
-    let accounts = fs::read_to_string("/etc/passwd").unwrap();
-    let mut fields =
-        accounts.lines().find(|line| line.starts_with("postgres:"))?.split(':').skip(2);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap();
+    let fields = accounts.lines().find_map(|line| line.strip_prefix("postgres:")).unwrap();
+    let mut numbers = fields.split(':').skip(1).map(|number| number.parse().unwrap());
+    Some((numbers.next()?, numbers.next()?))
 }

@@ -2,35 +2,38 @@
 
 use std::{
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    sync::OnceLock,
 };
 
-use super::process::ServerProcess;
+use super::process::{ServerDir, ServerProcess, Signal};
 
 /// More than there are tests in a program.
 const DATABASES: u32 = 1_000;
 
 pub struct RedisServer {
     process: ServerProcess,
-    dir: tempfile::TempDir,
+    dir: ServerDir,
 }
 
 impl RedisServer {
+    /// The server that all tests of a program share: each takes a prefix of its own.
+    pub fn shared() -> &'static Self {
+        static SERVER: OnceLock<RedisServer> = OnceLock::new();
+        SERVER.get_or_init(Self::start)
+    }
+
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let process = launch(&dir);
-        let server = Self { process, dir };
-        server.wait_until_ready();
-        server
+        let dir = ServerDir::new();
+        Self { process: launch(&socket(dir.path())), dir }
     }
 
     pub fn url(&self) -> String {
-        format!("unix://{}", self.socket().display())
+        format!("unix://{}", socket(self.dir.path()).display())
     }
 
-    /// The URL of one of its databases, which begin empty.
+    /// URL of one of its databases, which begin empty.
     pub fn url_of_database(&self, number: u32) -> String {
         assert!(number < DATABASES);
         format!("{}?db={number}", self.url())
@@ -39,7 +42,7 @@ impl RedisServer {
     /// Empties one of its databases.
     pub fn wipe(&self, number: u32) {
         let mut client = Command::new("redis-cli");
-        client.arg("-s").arg(self.socket()).arg("-n").arg(number.to_string()).arg("FLUSHDB");
+        client.arg("-s").arg(socket(self.dir.path())).args(["-n", &number.to_string(), "FLUSHDB"]);
         let done = client.output().unwrap();
         assert_eq!(done.stdout, b"OK\n", "{done:?}");
     }
@@ -50,29 +53,21 @@ impl RedisServer {
     }
 
     pub fn start_again(&mut self) {
-        self.process = launch(&self.dir);
-        self.wait_until_ready();
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("redis.sock")
-    }
-
-    fn wait_until_ready(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while UnixStream::connect(self.socket()).is_err() {
-            assert!(Instant::now() < deadline, "redis-server did not start");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.process = launch(&socket(self.dir.path()));
     }
 }
 
-fn launch(dir: &tempfile::TempDir) -> ServerProcess {
-    let socket = dir.path().join("redis.sock");
-    let _ = std::fs::remove_file(&socket);
+fn socket(dir: &Path) -> PathBuf {
+    dir.join("redis.sock")
+}
+
+fn launch(socket: &Path) -> ServerProcess {
+    let _ = std::fs::remove_file(socket);
     let mut command = Command::new("redis-server");
     command.arg("--databases").arg(DATABASES.to_string());
-    command.current_dir(dir.path()).args(["--port", "0", "--save", "", "--appendonly", "no"]);
-    command.arg("--unixsocket").arg(socket);
-    ServerProcess::spawn(command)
+    command.args(["--port", "0", "--save", "", "--appendonly", "no"]);
+    command.arg("--unixsocket").arg(socket).current_dir("/");
+    let mut process = ServerProcess::spawn(command, Signal::KILL);
+    process.wait_until("redis-server", || UnixStream::connect(socket).is_ok());
+    process
 }

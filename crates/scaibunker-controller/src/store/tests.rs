@@ -1,0 +1,177 @@
+//! One suite for both databases.
+
+mod bunkers;
+mod foundations;
+mod lists;
+mod losses;
+mod migration;
+mod races;
+mod throughput;
+mod workers;
+
+use jiff::{SignedDuration, Timestamp};
+use scaibunker_api::{
+    bunker::BunkerStatus,
+    ids::{BunkerId, TenantId, UserId, WorkerId},
+    worker::Capacity,
+};
+
+use super::{DatabaseUrl, IdempotencyKey, Store};
+use crate::{
+    domain::{
+        bunker::{Bunker, Event, tests::spec},
+        worker::WorkerRecord,
+    },
+    test_servers::postgres::PostgresServer,
+};
+
+/// An empty database.
+struct Database {
+    url: DatabaseUrl,
+    _dir: Option<tempfile::TempDir>,
+}
+
+fn sqlite() -> Database {
+    let dir = tempfile::tempdir().unwrap();
+    Database { url: DatabaseUrl::Sqlite(dir.path().join("db")), _dir: Some(dir) }
+}
+
+fn postgres() -> Database {
+    Database { url: PostgresServer::shared().database().parse().unwrap(), _dir: None }
+}
+
+impl Database {
+    async fn open(&self) -> Store {
+        Store::open(&self.url).await.unwrap()
+    }
+}
+
+/// A test for each database, of each name in each module.
+macro_rules! on_both {
+    ($($module:ident: $($name:ident),* $(,)?;)*) => {
+        mod on_sqlite {
+            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$module::$name(super::sqlite()).await; })*)*
+        }
+        mod on_postgres {
+            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$module::$name(super::postgres()).await; })*)*
+        }
+    };
+}
+
+on_both! {
+    bunkers:
+        a_bunker_is_read_as_it_was_written,
+        a_change_of_its_life_needs_the_latest_generation,
+        an_edit_replaces_labels_or_changes_nothing,
+        activity_only_moves_forward,
+        the_live_the_expired_and_the_idle_are_found,
+        text_that_a_database_refuses_is_stored_without_it;
+    races:
+        of_many_changes_of_one_life_one_wins,
+        of_many_requests_with_one_key_one_makes_a_bunker,
+        images_and_uses_in_any_order_hold_nobody_up,
+        two_controllers_may_start_at_once;
+    lists:
+        each_filter_holds_and_all_together,
+        nobody_sees_more_than_the_scope,
+        pages_neither_skip_nor_repeat_while_others_insert;
+    workers:
+        a_worker_is_read_as_it_was_written,
+        an_image_keeps_its_id;
+    foundations:
+        keys_of_requests_keep_their_first_answer,
+        the_bootstrap_key_is_replaced,
+        a_closed_store_is_an_error;
+    migration:
+        what_the_first_version_wrote_is_there;
+}
+
+/// A store with a user and a worker.
+struct Home {
+    store: Store,
+    tenant: TenantId,
+    owner: UserId,
+    worker: WorkerId,
+}
+
+/// A time as databases have it: to the microsecond.
+fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap()
+}
+
+fn seconds(count: i64) -> SignedDuration {
+    SignedDuration::from_secs(count)
+}
+
+fn worker() -> WorkerRecord {
+    WorkerRecord {
+        id: WorkerId::generate(),
+        name: "worker".to_owned(),
+        version: "1".to_owned(),
+        engine: "simulated".to_owned(),
+        capacity: Capacity { cpu_millicores: 8_000, memory_mb: 16_384, disk_mb: 100_000 },
+        images: Vec::new(),
+        last_heartbeat: now(),
+    }
+}
+
+impl Home {
+    async fn open(database: &Database) -> Self {
+        let store = database.open().await;
+        store.ensure_foundations(now()).await.unwrap();
+        store.replace_bootstrap_key("hash", "sgk_", now()).await.unwrap();
+        let owner = store.api_key_by_hash("hash").await.unwrap().unwrap().user_id;
+        let tenant = store.user(owner).await.unwrap().unwrap().user.tenant_id;
+        let worker = worker();
+        store.put_worker(&worker).await.unwrap();
+        Self { store, tenant, owner, worker: worker.id }
+    }
+
+    /// A pending bunker that is not written down.
+    fn bunker(&self) -> Bunker {
+        let (id, owner) = (BunkerId::generate(), (self.tenant, self.owner));
+        Bunker::placed(id, owner, self.worker, Vec::new(), spec(), now())
+    }
+
+    async fn insert(&self, bunker: &Bunker) {
+        self.store.insert_bunker(bunker, None).await.unwrap();
+    }
+
+    async fn read(&self, bunker: &Bunker) -> Bunker {
+        self.store.bunker(bunker.id).await.unwrap().unwrap()
+    }
+
+    /// Takes a bunker that is written down through `events`.
+    async fn lead(&self, mut bunker: Bunker, events: &[Event]) -> Bunker {
+        for event in events {
+            bunker = bunker.apply(event.clone()).unwrap();
+            assert!(self.store.update_life(&bunker).await.unwrap());
+        }
+        bunker
+    }
+
+    /// A bunker that is written down in this status.
+    async fn bunker_in(&self, status: BunkerStatus) -> Bunker {
+        let at = now();
+        let end = Event::EndRequested { reason: None };
+        let events = match status {
+            BunkerStatus::Pending => vec![],
+            BunkerStatus::Provisioning => vec![Event::Acknowledged],
+            BunkerStatus::Running => vec![Event::Started { at }],
+            BunkerStatus::Paused => vec![Event::Started { at }, Event::Paused],
+            BunkerStatus::Terminating => vec![end],
+            BunkerStatus::Terminated => vec![end, Event::Released { at }],
+            BunkerStatus::Failed => vec![Event::Failed { reason: "no".to_owned(), at }],
+        };
+        let bunker = self.bunker();
+        self.insert(&bunker).await;
+        self.lead(bunker, &events).await
+    }
+
+    fn key(&self, key: &str) -> IdempotencyKey {
+        let request_hash = "of the body".to_owned();
+        IdempotencyKey { user_id: self.owner, key: key.to_owned(), request_hash, answer: None }
+    }
+}
