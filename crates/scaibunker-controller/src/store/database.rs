@@ -8,7 +8,7 @@ use std::{
 };
 
 use sqlx::{
-    AnyPool, Executor as _,
+    AnyPool, Connection as _, Executor as _,
     any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers},
     migrate::Migrator,
 };
@@ -23,6 +23,11 @@ const SQLITE_READERS: u32 = 4;
 /// Connections to PostgreSQL; each is a process of the server.
 const POSTGRES_CONNECTIONS: u32 = 16;
 
+/// A connection to PostgreSQL that was idle for longer is tested before it is used. No server
+/// restarts faster than this, so whatever a restart has broken is found, and a busy server's
+/// connections are never tested.
+const UNTESTED_LIMIT: Duration = Duration::from_millis(100);
+
 /// How long a request waits for a connection before it fails.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 
@@ -32,6 +37,10 @@ const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 const SQLITE_PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
      PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000; PRAGMA cache_size = -16000; \
      PRAGMA temp_store = MEMORY";
+
+/// A statement that waits for somebody else's lock, or runs away, fails its request and no other.
+const POSTGRES_LIMITS: &str = "SET lock_timeout = '10s'; SET statement_timeout = '30s'; \
+     SET idle_in_transaction_session_timeout = '60s'";
 
 /// Where the database is.
 #[derive(Clone, PartialEq, Eq)]
@@ -129,7 +138,18 @@ async fn sqlite(options: &AnyConnectOptions, connections: u32) -> Result<AnyPool
 
 async fn postgres(url: &url::Url) -> Result<AnyPool, sqlx::Error> {
     let options = AnyConnectOptions::from_str(url.as_str())?;
-    pool_options(POSTGRES_CONNECTIONS).connect_with(options).await
+    let tested = pool_options(POSTGRES_CONNECTIONS).before_acquire(|connection, of| {
+        Box::pin(async move {
+            if of.idle_for >= UNTESTED_LIMIT {
+                connection.ping().await?;
+            }
+            Ok(true)
+        })
+    });
+    let bounded = tested.after_connect(|connection, _| {
+        Box::pin(async move { connection.execute(POSTGRES_LIMITS).await.map(drop) })
+    });
+    bounded.connect_with(options).await
 }
 
 fn pool_options(connections: u32) -> AnyPoolOptions {
