@@ -8,7 +8,7 @@ use std::{
 };
 
 use sqlx::{
-    AnyPool, Executor as _,
+    AnyPool, Connection as _, Executor as _,
     any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers},
     migrate::Migrator,
 };
@@ -22,6 +22,15 @@ const SQLITE_READERS: u32 = 4;
 
 /// Connections to PostgreSQL; each is a process of the server.
 const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// Of those, how many write bunkers' changes at once: while one waits for the server's disk,
+/// another works.
+const POSTGRES_LANES: usize = 4;
+
+/// A connection to PostgreSQL that was idle for longer is tested before it is used. No server
+/// restarts faster than this, so whatever a restart has broken is found, and a busy server's
+/// connections are never tested.
+const UNTESTED_LIMIT: Duration = Duration::from_millis(100);
 
 /// How long a request waits for a connection before it fails.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
@@ -98,12 +107,16 @@ impl Store {
                 MIGRATIONS.run(&writer).await.map_err(StoreError::Migrate)?;
                 // Not before: sqlx would go on counting a table's columns as they were then.
                 let readers = sqlite(&options, SQLITE_READERS).await.map_err(failed)?;
-                Ok(Self { writer, readers })
+                Ok(Self::new(writer, readers, 1))
             }
             DatabaseUrl::Postgres(url) => {
                 let pool = postgres(url).await.map_err(failed)?;
                 MIGRATIONS.run(&pool).await.map_err(StoreError::Migrate)?;
-                Ok(Self { writer: pool.clone(), readers: pool })
+                let lanes = std::env::var("SB_LANES")
+                    .ok()
+                    .and_then(|n| n.parse().ok())
+                    .unwrap_or(POSTGRES_LANES);
+                Ok(Self::new(pool.clone(), pool, lanes))
             }
         }
     }
@@ -129,7 +142,16 @@ async fn sqlite(options: &AnyConnectOptions, connections: u32) -> Result<AnyPool
 
 async fn postgres(url: &url::Url) -> Result<AnyPool, sqlx::Error> {
     let options = AnyConnectOptions::from_str(url.as_str())?;
-    pool_options(POSTGRES_CONNECTIONS).connect_with(options).await
+    let always = std::env::var_os("SB_PING").is_some();
+    let tested = pool_options(POSTGRES_CONNECTIONS).before_acquire(move |connection, of| {
+        Box::pin(async move {
+            if always || of.idle_for >= UNTESTED_LIMIT {
+                connection.ping().await?;
+            }
+            Ok(true)
+        })
+    });
+    tested.connect_with(options).await
 }
 
 fn pool_options(connections: u32) -> AnyPoolOptions {
