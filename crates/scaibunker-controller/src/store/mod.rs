@@ -23,7 +23,7 @@ mod quotas;
 mod select;
 mod tenants;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod users;
 mod workers;
 
