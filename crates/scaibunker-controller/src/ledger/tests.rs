@@ -17,7 +17,7 @@ use crate::{
 
 mod model;
 
-fn redis() -> SharedLedger {
+pub(crate) fn redis() -> SharedLedger {
     redis_of(RedisServer::shared())
 }
 
@@ -26,7 +26,7 @@ fn redis_of(server: &RedisServer) -> SharedLedger {
     Arc::new(RedisLedger::new(&url, &UserId::generate().to_string()).unwrap())
 }
 
-fn memory() -> SharedLedger {
+pub(crate) fn memory() -> SharedLedger {
     Arc::new(MemoryLedger::default())
 }
 

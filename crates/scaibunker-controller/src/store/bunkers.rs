@@ -7,9 +7,10 @@ use sqlx::{AnyConnection, any::AnyQueryResult};
 use super::{
     IdempotencyKey, Inserted, Store, StoreError,
     bunker_row::{BunkerRow, bunkers},
+    grouped_writes::Write,
     storable, to_json, to_micros,
 };
-use crate::domain::bunker::Bunker;
+use crate::domain::bunker::{Bunker, Life};
 
 impl Store {
     /// Writes a new bunker down, together with the idempotency key of its request.
@@ -20,8 +21,7 @@ impl Store {
     ) -> Result<Inserted, StoreError> {
         let failed = || StoreError::query("insert a bunker");
         if key.is_none() && bunker.spec.label_set.is_empty() {
-            let mut connection = self.writer.acquire().await.map_err(failed())?;
-            insert_row(&mut connection, bunker).await?;
+            self.grouped.write(Write::Insert(Box::new(bunker.clone()))).await?;
             return Ok(Inserted::Done);
         }
         let mut transaction = self.writer.begin().await.map_err(failed())?;
@@ -42,21 +42,9 @@ impl Store {
 
     /// Writes a bunker's new life down; `false` when somebody else changed the bunker first.
     pub async fn update_life(&self, changed: &Bunker) -> Result<bool, StoreError> {
-        let life = changed.life();
-        let done = sqlx::query(
-            "UPDATE bunkers SET status = $3, status_reason = $4, started_at = $5, \
-             terminated_at = $6, generation = generation + 1 WHERE id = $1 AND generation = $2",
-        )
-        .bind(changed.id.to_string())
-        .bind(changed.generation - 1)
-        .bind(life.status.as_str())
-        .bind(life.status_reason.as_deref().map(storable))
-        .bind(life.started_at.map(to_micros))
-        .bind(life.terminated_at.map(to_micros))
-        .execute(&self.writer)
-        .await
-        .map_err(StoreError::query("update a bunker"))?;
-        Ok(done.rows_affected() == 1)
+        let (id, generation) = (changed.id, changed.generation);
+        let change = LifeChange { id, generation, life: changed.life().clone() };
+        self.grouped.write(Write::Life(change)).await
     }
 
     /// Writes down what the owner changed; `false` when somebody else changed the bunker first.
@@ -146,12 +134,40 @@ impl Store {
     }
 }
 
+/// A bunker's new life, and the generation that it is.
+#[derive(Debug)]
+pub(super) struct LifeChange {
+    pub(super) id: BunkerId,
+    generation: i64,
+    life: Life,
+}
+
+impl LifeChange {
+    /// Writes it down, unless the bunker is of another generation than the one before.
+    pub(super) async fn run(&self, connection: &mut AnyConnection) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE bunkers SET status = $3, status_reason = $4, started_at = $5, \
+             terminated_at = $6, generation = generation + 1 WHERE id = $1 AND generation = $2",
+        )
+        .bind(self.id.to_string())
+        .bind(self.generation - 1)
+        .bind(self.life.status.as_str())
+        .bind(self.life.status_reason.as_deref().map(storable))
+        .bind(self.life.started_at.map(to_micros))
+        .bind(self.life.terminated_at.map(to_micros))
+        .execute(connection)
+        .await
+        .map_err(StoreError::query("update a bunker"))?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
 fn idle_timeout_us(bunker: &Bunker) -> Option<i64> {
     let seconds = i64::try_from(bunker.spec.idle_timeout_s?).unwrap_or(i64::MAX);
     Some(seconds.saturating_mul(1_000_000))
 }
 
-async fn insert_row(
+pub(super) async fn insert_row(
     connection: &mut AnyConnection,
     bunker: &Bunker,
 ) -> Result<AnyQueryResult, StoreError> {

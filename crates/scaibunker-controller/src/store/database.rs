@@ -20,8 +20,15 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 /// Connections to SQLite that read; each is a thread of its own.
 const SQLITE_READERS: u32 = 4;
 
+/// There is one connection to write over.
+const SQLITE_LANES: usize = 1;
+
 /// Connections to PostgreSQL; each is a process of the server.
 const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// Of those, how many write bunkers' changes at once: while one waits for the server's disk,
+/// another works.
+const POSTGRES_LANES: usize = 2;
 
 /// A connection to PostgreSQL that was idle for longer is tested before it is used. No server
 /// restarts faster than this, so whatever a restart has broken is found, and a busy server's
@@ -107,12 +114,12 @@ impl Store {
                 MIGRATIONS.run(&writer).await.map_err(StoreError::Migrate)?;
                 // Not before: sqlx would go on counting a table's columns as they were then.
                 let readers = sqlite(&options, SQLITE_READERS).await.map_err(failed)?;
-                Ok(Self { writer, readers })
+                Ok(Self::new(writer, readers, SQLITE_LANES))
             }
             DatabaseUrl::Postgres(url) => {
                 let pool = postgres(url).await.map_err(failed)?;
                 MIGRATIONS.run(&pool).await.map_err(StoreError::Migrate)?;
-                Ok(Self { writer: pool.clone(), readers: pool })
+                Ok(Self::new(pool.clone(), pool, POSTGRES_LANES))
             }
         }
     }

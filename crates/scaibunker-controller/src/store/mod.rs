@@ -15,6 +15,7 @@ mod changes;
 mod counts;
 mod custom_roles;
 mod database;
+mod grouped_writes;
 mod groups;
 mod idempotency;
 mod partners;
@@ -22,9 +23,11 @@ mod quotas;
 mod select;
 mod tenants;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod users;
 mod workers;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use scaibunker_api::iam::AccountStatus;
@@ -39,6 +42,8 @@ pub use self::{
     idempotency::{IdempotencyKey, StoredKey},
     users::{StoredUser, UserFilter},
 };
+
+use self::grouped_writes::GroupedWrites;
 
 /// The database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +74,8 @@ impl StoreError {
 pub struct Store {
     writer: AnyPool,
     readers: AnyPool,
+    /// What single bunkers' changes go through.
+    grouped: Arc<GroupedWrites>,
 }
 
 impl Store {
@@ -79,6 +86,11 @@ impl Store {
             .await
             .map_err(StoreError::query("answer a ping"))?;
         Ok(())
+    }
+
+    fn new(writer: AnyPool, readers: AnyPool, lanes: usize) -> Self {
+        let grouped = Arc::new(GroupedWrites::new(writer.clone(), lanes));
+        Self { writer, readers, grouped }
     }
 
     /// Closes all connections; what was acknowledged stays.

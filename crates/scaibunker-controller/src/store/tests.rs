@@ -20,18 +20,19 @@ use super::{DatabaseUrl, IdempotencyKey, Store};
 use crate::{
     domain::{
         bunker::{Bunker, Event, tests::spec},
+        quota::Bucket,
         worker::WorkerRecord,
     },
     test_servers::postgres::PostgresServer,
 };
 
 /// An empty database.
-struct Database {
+pub(crate) struct Database {
     url: DatabaseUrl,
     _dir: Option<tempfile::TempDir>,
 }
 
-fn sqlite() -> Database {
+pub(crate) fn sqlite() -> Database {
     let dir = tempfile::tempdir().unwrap();
     Database { url: DatabaseUrl::Sqlite(dir.path().join("db")), _dir: Some(dir) }
 }
@@ -89,10 +90,10 @@ on_both! {
 }
 
 /// A store with a user and a worker.
-struct Home {
-    store: Store,
+pub(crate) struct Home {
+    pub(crate) store: Store,
     tenant: TenantId,
-    owner: UserId,
+    pub(crate) owner: UserId,
     worker: WorkerId,
 }
 
@@ -118,7 +119,7 @@ fn worker() -> WorkerRecord {
 }
 
 impl Home {
-    async fn open(database: &Database) -> Self {
+    pub(crate) async fn open(database: &Database) -> Self {
         let store = database.open().await;
         store.ensure_foundations(now()).await.unwrap();
         store.replace_bootstrap_key("hash", "sgk_", now()).await.unwrap();
@@ -153,7 +154,7 @@ impl Home {
     }
 
     /// A bunker that is written down in this status.
-    async fn bunker_in(&self, status: BunkerStatus) -> Bunker {
+    pub(crate) async fn bunker_in(&self, status: BunkerStatus, buckets: Vec<Bucket>) -> Bunker {
         let at = now();
         let end = Event::EndRequested { reason: None };
         let events = match status {
@@ -165,7 +166,8 @@ impl Home {
             BunkerStatus::Terminated => vec![end, Event::Released { at }],
             BunkerStatus::Failed => vec![Event::Failed { reason: "no".to_owned(), at }],
         };
-        let bunker = self.bunker();
+        let mut bunker = self.bunker();
+        bunker.buckets = buckets;
         self.insert(&bunker).await;
         self.lead(bunker, &events).await
     }

@@ -51,7 +51,7 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
         let result = app.credentials.flush_uses().await;
         (app, result.map_err(Into::into))
     });
-    let quotas = quota_reconciler::QuotaReconciler::new(Arc::clone(app));
+    let quotas = quota_reconciler::QuotaReconciler::new(app);
     runner.spawn("quota reconciler", minute, quotas, |mut quotas| async {
         let result = quotas.run_once().await;
         (quotas, result.map_err(Into::into))

@@ -42,7 +42,7 @@ pub(super) async fn a_bunker_is_read_as_it_was_written(database: Database) {
 
 pub(super) async fn a_change_of_its_life_needs_the_latest_generation(database: Database) {
     let home = Home::open(&database).await;
-    let read = home.bunker_in(BunkerStatus::Running).await;
+    let read = home.bunker_in(BunkerStatus::Running, Vec::new()).await;
     let ending = read.apply(Event::EndRequested { reason: None }).unwrap();
     let failed = read.apply(Event::Failed { reason: "late".to_owned(), at: now() }).unwrap();
     assert!(home.store.update_life(&ending).await.unwrap());
@@ -81,7 +81,7 @@ pub(super) async fn an_edit_replaces_labels_or_changes_nothing(database: Databas
 
 pub(super) async fn activity_only_moves_forward(database: Database) {
     let home = Home::open(&database).await;
-    let bunker = home.bunker_in(BunkerStatus::Running).await;
+    let bunker = home.bunker_in(BunkerStatus::Running, Vec::new()).await;
     let at = now();
     for (touched, expected) in [(0, 0), (-5, 0), (5, 5)] {
         home.store.touch_bunker(bunker.id, at + seconds(touched)).await.unwrap();
@@ -95,7 +95,7 @@ pub(super) async fn the_live_the_expired_and_the_idle_are_found(database: Databa
     let home = Home::open(&database).await;
     let mut live = HashSet::new();
     for status in BunkerStatus::ALL {
-        let bunker = home.bunker_in(status).await;
+        let bunker = home.bunker_in(status, Vec::new()).await;
         assert_eq!(bunker.status(), status);
         live.extend((!status.is_terminal()).then_some(bunker.id));
     }
@@ -130,7 +130,7 @@ pub(super) async fn the_live_the_expired_and_the_idle_are_found(database: Databa
 /// PostgreSQL takes no NUL in a text, whoever sent it.
 pub(super) async fn text_that_a_database_refuses_is_stored_without_it(database: Database) {
     let home = Home::open(&database).await;
-    let bunker = home.bunker_in(BunkerStatus::Running).await;
+    let bunker = home.bunker_in(BunkerStatus::Running, Vec::new()).await;
     let reason = "worker says: \0\0".to_owned();
     let failed = bunker.apply(Event::Failed { reason, at: now() }).unwrap();
     assert!(home.store.update_life(&failed).await.unwrap());

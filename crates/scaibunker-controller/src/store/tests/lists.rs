@@ -36,7 +36,7 @@ pub(super) async fn each_filter_holds_and_all_together(database: Database) {
         home.insert(&bunker).await;
         made.push(bunker);
     }
-    made.push(home.bunker_in(BunkerStatus::Failed).await);
+    made.push(home.bunker_in(BunkerStatus::Failed, Vec::new()).await);
     assert_eq!(made[3].spec.lifecycle_mode, LifecycleMode::Ephemeral);
     let all = BunkerFilter::default();
     let labelled = |labels| BunkerFilter { labels, ..BunkerFilter::default() };

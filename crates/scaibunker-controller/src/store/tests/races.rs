@@ -13,7 +13,7 @@ const AT_ONCE: usize = 24;
 
 pub(super) async fn of_many_changes_of_one_life_one_wins(database: Database) {
     let home = Home::open(&database).await;
-    let read = home.bunker_in(BunkerStatus::Running).await;
+    let read = home.bunker_in(BunkerStatus::Running, Vec::new()).await;
     let changes = (0..AT_ONCE).map(|number| {
         let reason = format!("change {number}");
         let changed = read.apply(Event::Failed { reason, at: now() }).unwrap();
