@@ -1,17 +1,18 @@
 //! Opening a database: what SQLite and PostgreSQL do not have in common.
 
 use std::{
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
 use sqlx::{
-    AnyPool, Connection as _, Executor as _,
+    AnyConnection, AnyPool, ConnectOptions as _, Connection as _, Executor as _,
     any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers},
     migrate::Migrator,
 };
+use tokio::time::timeout;
 
 use super::{Store, StoreError};
 
@@ -117,8 +118,13 @@ impl Store {
                 Ok(Self::new(writer, readers, SQLITE_LANES))
             }
             DatabaseUrl::Postgres(url) => {
-                let pool = postgres(url).await.map_err(failed)?;
-                MIGRATIONS.run(&pool).await.map_err(StoreError::Migrate)?;
+                let options = AnyConnectOptions::from_str(url.as_str()).map_err(failed)?;
+                // Not a connection of the pool, whose statements are bounded: a migration takes
+                // the time it needs.
+                let mut connection = connected(&options).await.map_err(failed)?;
+                MIGRATIONS.run(&mut connection).await.map_err(StoreError::Migrate)?;
+                connection.close().await.map_err(failed)?;
+                let pool = postgres(options).await.map_err(failed)?;
                 Ok(Self::new(pool.clone(), pool, POSTGRES_LANES))
             }
         }
@@ -143,8 +149,15 @@ async fn sqlite(options: &AnyConnectOptions, connections: u32) -> Result<AnyPool
     prepared.connect_with(options.clone()).await
 }
 
-async fn postgres(url: &url::Url) -> Result<AnyPool, sqlx::Error> {
-    let options = AnyConnectOptions::from_str(url.as_str())?;
+/// One connection, or what was wrong: a pool would try again until its time is over, and then say
+/// only that.
+async fn connected(options: &AnyConnectOptions) -> Result<AnyConnection, sqlx::Error> {
+    timeout(CONNECTION_LIMIT, options.connect())
+        .await
+        .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+}
+
+async fn postgres(options: AnyConnectOptions) -> Result<AnyPool, sqlx::Error> {
     let tested = pool_options(POSTGRES_CONNECTIONS).before_acquire(|connection, of| {
         Box::pin(async move {
             if of.idle_for >= UNTESTED_LIMIT {

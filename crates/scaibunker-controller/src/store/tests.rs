@@ -1,13 +1,19 @@
 //! One suite for both databases.
 
+mod accounts;
+mod audit;
 mod bunkers;
 mod foundations;
+mod groups;
+mod iam;
 mod lists;
 mod losses;
 mod migration;
+mod quotas;
 mod races;
 mod throughput;
 mod workers;
+mod world;
 
 use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::{
@@ -87,6 +93,39 @@ on_both! {
         a_closed_store_is_an_error;
     migration:
         what_the_first_version_wrote_is_there;
+    accounts:
+        a_member_of_a_group_is_one_of_those_above_it,
+        grants_come_from_the_user_and_its_roles,
+        a_partners_admin_reaches_the_partners_tenants,
+        what_is_suspended_or_deleted_is_told;
+    audit:
+        entries_are_read_as_they_were_written,
+        filters_hold_together,
+        pages_neither_skip_nor_repeat_while_others_write,
+        old_entries_are_forgotten;
+    groups:
+        a_groups_name_is_unique_in_its_tenant,
+        a_tree_stays_a_tree_however_many_move,
+        a_group_in_use_stays,
+        members_are_of_the_group_itself,
+        pages_are_of_the_scope;
+    iam:
+        a_partners_name_is_unique_and_it_stays_while_it_has_tenants,
+        a_tenant_stays_while_it_has_anything,
+        tenants_are_seen_within_the_scope,
+        a_user_is_read_as_it_was_written,
+        of_two_changes_of_a_user_one_is_late,
+        the_last_super_admin_stays_whoever_tries,
+        a_deleted_user_is_gone_with_all_that_it_had,
+        keys_are_found_by_their_hash_until_they_are_revoked,
+        custom_roles_have_unique_names_and_stay_while_they_are_given;
+    quotas:
+        a_profile_is_read_as_it_was_written,
+        the_default_profile_stays_and_is_one,
+        a_target_has_one_profile,
+        profiles_in_use_stay,
+        lists_are_of_the_scope,
+        what_is_assigned_to_a_user_is_found;
 }
 
 /// A store with a user and a worker.

@@ -145,6 +145,7 @@ impl Store {
         let failed = || StoreError::query("update a user");
         let StoredUser { user, generation } = changed;
         let mut transaction = self.writer.begin().await.map_err(failed())?;
+        hold_super_admins(&mut transaction).await?;
         let done = sqlx::query(
             "UPDATE users SET name = $3, email = $4, role = $5, module_permissions = $6, \
              oidc_subject = $7, status = $8, generation = generation + 1 \
@@ -183,6 +184,7 @@ impl Store {
     pub async fn delete_user(&self, id: UserId, now: Timestamp) -> Result<Removed, StoreError> {
         let failed = || StoreError::query("delete a user");
         let mut transaction = self.writer.begin().await.map_err(failed())?;
+        hold_super_admins(&mut transaction).await?;
         let done = sqlx::query(
             "UPDATE users SET deleted_at = $2, oidc_subject = NULL, generation = generation + 1 \
              WHERE id = $1 AND deleted_at IS NULL",
@@ -271,23 +273,28 @@ async fn give_roles(connection: &mut AnyConnection, user: &User) -> Result<(), S
     Ok(())
 }
 
-/// Whether somebody is left who can manage everything, should the transaction be committed.
-async fn has_super_admin(connection: &mut AnyConnection) -> Result<bool, StoreError> {
-    let failed = || StoreError::query("look for another super admin");
-    // Holds every other transaction that could take the last one away, in both databases.
-    sqlx::query("UPDATE users SET role = role WHERE role = $1 AND deleted_at IS NULL")
-        .bind(Role::SuperAdmin.as_str())
-        .execute(&mut *connection)
+/// Holds every other transaction that could take the last super admin away, in both databases. The
+/// default quota profile is the one row that is always there; locks on the admins themselves would
+/// be taken in an order of chance, and two who change each other wait in a circle.
+async fn hold_super_admins(connection: &mut AnyConnection) -> Result<(), StoreError> {
+    sqlx::query("UPDATE quota_profiles SET is_default = is_default WHERE is_default = 1")
+        .execute(connection)
         .await
-        .map_err(failed())?;
+        .map_err(StoreError::query("hold the super admins"))?;
+    Ok(())
+}
+
+/// Whether somebody is left who can manage everything, should the transaction be committed, which
+/// [holds](hold_super_admins) them.
+async fn has_super_admin(connection: &mut AnyConnection) -> Result<bool, StoreError> {
     let (count,): (i64,) = sqlx::query_as(
         "SELECT COUNT(*) FROM users JOIN tenants ON tenants.id = users.tenant_id \
          WHERE users.role = $1 AND users.status = 'active' AND users.deleted_at IS NULL \
          AND tenants.status = 'active'",
     )
     .bind(Role::SuperAdmin.as_str())
-    .fetch_one(&mut *connection)
+    .fetch_one(connection)
     .await
-    .map_err(failed())?;
+    .map_err(StoreError::query("look for another super admin"))?;
     Ok(count > 0)
 }
