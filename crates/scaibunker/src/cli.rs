@@ -7,15 +7,20 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     bench::BenchArgs,
-    client::{Client, DEFAULT_URL, Endpoint},
+    client::{API_KEY_VARIABLE, Client, Credential, DEFAULT_URL, Endpoint},
     commands::{
-        completions::CompletionsArgs, cp::CpArgs, create::CreateArgs, doctor::DoctorArgs,
-        exec::ExecArgs, files::FilesArgs, kill::KillArgs, logs::LogsArgs, ls::LsArgs, ps::PsArgs,
-        rm::RmArgs, run::RunArgs, shell::ShellArgs,
+        audit::AuditArgs, completions::CompletionsArgs, cp::CpArgs, create::CreateArgs,
+        doctor::DoctorArgs, events::EventsArgs, exec::ExecArgs, files::FilesArgs,
+        groups::GroupsArgs, keys::KeysArgs, kill::KillArgs, login::LoginArgs, logs::LogsArgs,
+        ls::LsArgs, partners::PartnersArgs, pause::PauseArgs, ps::PsArgs, quota::QuotaArgs,
+        rm::RmArgs, roles::RolesArgs, run::RunArgs, set::SetArgs, shell::ShellArgs,
+        tenants::TenantsArgs, users::UsersArgs,
     },
+    credentials,
     exit::{self, Failure},
+    logging::LogFormat,
     output::Output,
-    paths,
+    paths, secret,
     up::UpArgs,
 };
 
@@ -33,10 +38,11 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
-    /// Where the controller is; its API key comes from SCAIBUNKER_API_KEY, else, for a server on
-    /// this machine, from the data directory
-    #[arg(long, global = true, env = "SCAIBUNKER_URL", hide_env_values = true, default_value = DEFAULT_URL)]
-    url: String,
+    /// Where the controller is [default: the server of `scaibunker login`, else
+    /// http://127.0.0.1:8420]. Its API key comes from SCAIBUNKER_API_KEY, else from the login if
+    /// that is for this server, else, for a server on this machine, from the data directory
+    #[arg(long, global = true, env = "SCAIBUNKER_URL", hide_env_values = true)]
+    url: Option<String>,
     /// Directory of the server on this machine [default: $XDG_DATA_HOME/scaibunker]
     #[arg(
         long,
@@ -52,6 +58,26 @@ pub struct GlobalArgs {
     /// Print nothing but data and errors
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// How log lines go to standard error, `human` or `json`; which ones, SCAIBUNKER_LOG says
+    #[arg(
+        long,
+        global = true,
+        env = "SCAIBUNKER_LOG_FORMAT",
+        hide_env_values = true,
+        value_name = "FORMAT",
+        value_enum,
+        hide_possible_values = true,
+        default_value_t
+    )]
+    log_format: LogFormat,
+}
+
+/// The login, where there is a place for one.
+fn stored_login() -> anyhow::Result<Option<Credential>> {
+    match credentials::path() {
+        Ok(path) => credentials::read(&path),
+        Err(_) => Ok(None),
+    }
 }
 
 impl GlobalArgs {
@@ -70,10 +96,30 @@ impl GlobalArgs {
 
     /// A client of the controller; nothing is dialled yet.
     pub fn client(&self) -> Result<Client, Failure> {
+        let api_key = secret::of_environment(API_KEY_VARIABLE);
+        // Who names both needs no login, not even one that can be read.
+        let login = if self.url.is_some() && api_key.is_some() { None } else { stored_login()? };
         let data_dir = self.data_dir.clone().or_else(paths::default_data_dir);
-        let endpoint = Endpoint::resolve(&self.url, data_dir.as_deref())
-            .map_err(|error| Failure::Error(error.into()))?;
-        Ok(Client::new(&endpoint)?)
+        let endpoint = Endpoint::resolve(
+            self.url.as_deref(),
+            api_key.as_deref(),
+            login.as_ref(),
+            data_dir.as_deref(),
+        );
+        Ok(Client::new(&endpoint.map_err(anyhow::Error::from)?)?)
+    }
+
+    /// The address of the controller.
+    pub fn server_url(&self) -> anyhow::Result<String> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
+        Ok(stored_login()?.map_or_else(|| DEFAULT_URL.to_owned(), |login| login.url))
+    }
+
+    /// How log lines are written.
+    pub fn log_format(&self) -> LogFormat {
+        self.log_format
     }
 }
 
@@ -90,13 +136,36 @@ pub enum Command {
     Ps(PsArgs),
     Logs(LogsArgs),
     Kill(KillArgs),
+    /// Stop the CPUs of bunkers and print their ids
+    ///
+    /// They keep their memory, disks and place in the quotas, but use no CPU of them.
+    Pause(PauseArgs),
+    /// Let paused bunkers run again and print their ids
+    Resume(PauseArgs),
+    Set(SetArgs),
+    Events(EventsArgs),
     Rm(RmArgs),
     /// List the images bunkers can be made from
     Images,
     /// List the workers that run bunkers
     Workers,
+    Quota(QuotaArgs),
+    Login(LoginArgs),
+    /// Forget the stored API key
+    ///
+    /// The key itself stays valid; `scaibunker keys rm` revokes it.
+    Logout,
+    /// Show who the API key belongs to and what it may do
+    Whoami,
+    Keys(KeysArgs),
+    Users(UsersArgs),
+    Groups(GroupsArgs),
+    Roles(RolesArgs),
+    Tenants(TenantsArgs),
+    Partners(PartnersArgs),
+    Audit(AuditArgs),
     Bench(BenchArgs),
-    Up(UpArgs),
+    Up(Box<UpArgs>),
     Doctor(DoctorArgs),
     Completions(CompletionsArgs),
 }

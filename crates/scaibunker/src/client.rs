@@ -4,12 +4,20 @@
 //! [`ClientError`] that keeps the server's code, message and request id apart, because callers
 //! branch on the code and operators look for the request id in the logs.
 
+mod audit;
 mod content;
 mod endpoint;
 mod error;
+mod event_stream;
 mod exec_stream;
 mod execs;
 mod files;
+mod identity;
+mod lifecycle;
+mod objects;
+#[cfg(feature = "otlp")]
+mod plain_http;
+mod quotas;
 mod shell;
 mod sse;
 mod transport;
@@ -24,20 +32,24 @@ use scaibunker_api::{
     image::Image,
     worker::Worker,
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
+#[cfg(feature = "otlp")]
+pub use self::plain_http::PlainHttp;
 use self::transport::{Answer, Transport};
 pub use self::{
+    audit::AuditQuery,
     content::Content,
-    endpoint::{DEFAULT_URL, Endpoint},
+    endpoint::{API_KEY_VARIABLE, Credential, DEFAULT_URL, Endpoint},
     error::ClientError,
     exec_stream::{ExecEvent, ExecStream},
     files::Download,
+    objects::Object,
     shell::{ShellEvent, ShellReceiver, ShellSender, ShellTarget},
 };
 
 /// Records asked for with one list call; the server's own ceiling.
-const PAGE_LIMIT: u32 = 200;
+const PAGE_LIMIT: usize = 200;
 
 /// Pages of one listing that are followed at most, so that a server that always says "more"
 /// cannot keep a client for ever.
@@ -143,19 +155,49 @@ impl Client {
         self.transport.json(Method::GET, path, None::<&()>, ANSWER_LIMIT).await
     }
 
+    /// Makes a change and reads the object that it left.
+    async fn change<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ClientError> {
+        let answer = self.transport.json(method, path, body, ANSWER_LIMIT).await?;
+        Ok(answer.decode::<Envelope<T>>()?.data)
+    }
+
+    /// A call whose answer says nothing but that it is done.
+    async fn order(&self, method: Method, path: &str) -> Result<(), ClientError> {
+        self.transport.json(method, path, None::<&()>, ANSWER_LIMIT).await?;
+        Ok(())
+    }
+
     /// Follows the cursors of a list route; `path` ends where a query parameter may be added.
     async fn every_page<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
+        self.first_of_pages(path, usize::MAX).await
+    }
+
+    /// The same up to a number of records.
+    async fn first_of_pages<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        at_most: usize,
+    ) -> Result<Vec<T>, ClientError> {
         let mut records = Vec::new();
         let mut cursor = String::new();
         for _ in 0..MAX_PAGES {
-            let answer = self.get(&format!("{path}limit={PAGE_LIMIT}{cursor}")).await?;
+            let limit = PAGE_LIMIT.min(at_most - records.len());
+            let answer = self.get(&format!("{path}limit={limit}{cursor}")).await?;
             let page = answer.decode::<ListEnvelope<T>>()?;
             records.extend(page.data);
             match page.next_cursor {
-                Some(next) if page.has_more => cursor = format!("&cursor={}", query_value(&next)),
+                Some(next) if page.has_more && records.len() < at_most => {
+                    cursor = format!("&cursor={}", query_value(&next));
+                }
                 _ => break,
             }
         }
+        records.truncate(at_most);
         Ok(records)
     }
 }

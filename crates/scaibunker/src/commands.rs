@@ -1,19 +1,32 @@
 //! The commands, one module each.
 
+pub mod audit;
 pub mod completions;
 pub mod cp;
 pub mod create;
 pub mod doctor;
+pub mod events;
 pub mod exec;
 pub mod files;
+pub mod groups;
 pub mod inventory;
+pub mod keys;
 pub mod kill;
+pub mod login;
 pub mod logs;
 pub mod ls;
+pub mod partners;
+pub mod pause;
 pub mod ps;
+pub mod quota;
 pub mod rm;
+pub mod roles;
 pub mod run;
+pub mod set;
 pub mod shell;
+pub mod tenants;
+pub mod users;
+pub mod whoami;
 
 use std::process::ExitCode;
 
@@ -42,7 +55,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
         Command::Logs(args) => return logs::run(&global, &args).await,
         Command::Bench(args) => return bench::run(&global, args).await,
         Command::Doctor(args) => return doctor::run(&global, &args).await,
-        Command::Up(args) => up::run(&global, args).await?,
+        Command::Up(args) => up::run(&global, *args).await?,
         Command::Create(args) => create::run(&global, args).await?,
         Command::Ls(args) => ls::run(&global, &args).await?,
         Command::Rm(args) => rm::run(&global, &args).await?,
@@ -50,6 +63,21 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
         Command::Files(args) => files::run(&global, args).await?,
         Command::Ps(args) => ps::run(&global, &args).await?,
         Command::Kill(args) => kill::run(&global, args).await?,
+        Command::Pause(args) => pause::pause(&global, &args).await?,
+        Command::Resume(args) => pause::resume(&global, &args).await?,
+        Command::Set(args) => set::run(&global, args).await?,
+        Command::Events(args) => events::run(&global, &args).await?,
+        Command::Quota(args) => quota::run(&global, args).await?,
+        Command::Login(args) => login::run(&global, &args).await?,
+        Command::Logout => login::forget(&global)?,
+        Command::Whoami => whoami::run(&global).await?,
+        Command::Keys(args) => keys::run(&global, args).await?,
+        Command::Users(args) => users::run(&global, args).await?,
+        Command::Groups(args) => groups::run(&global, args).await?,
+        Command::Roles(args) => roles::run(&global, args).await?,
+        Command::Tenants(args) => tenants::run(&global, args).await?,
+        Command::Partners(args) => partners::run(&global, args).await?,
+        Command::Audit(args) => audit::run(&global, args).await?,
         Command::Images => inventory::images(&global).await?,
         Command::Workers => inventory::workers(&global).await?,
         Command::Completions(args) => completions::run(&global, &args)?,

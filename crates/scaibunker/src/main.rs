@@ -1,18 +1,22 @@
 //! The `scaibunker` program: client commands here, server roles beside them.
 
 mod attach;
+mod bar;
 mod bench;
 mod bunker_ref;
 mod cli;
 mod client;
 mod commands;
 mod copy;
+mod credentials;
 mod exit;
 mod launch;
 mod logging;
+mod object_ref;
 mod output;
 mod paths;
 mod quantity;
+mod records;
 mod secret;
 mod sh_quote;
 mod shell;
@@ -29,12 +33,14 @@ use crate::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging::init(cli.command.default_log_filter());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(exit::FAILED, &format!("cannot start: {error}")),
     };
+    let (filter, format) = (cli.command.default_log_filter(), cli.global.log_format());
+    let logging = logging::init(filter, format, runtime.handle());
     let code = runtime.block_on(commands::run(cli));
+    logging.end();
     // A read of standard input cannot be cancelled; nothing else is left to wait for.
     runtime.shutdown_background();
     code

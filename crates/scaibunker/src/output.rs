@@ -1,6 +1,7 @@
 //! Speaking: data goes to standard output, everything else to standard error.
 
 use std::{
+    fmt::Display,
     io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
@@ -43,6 +44,12 @@ impl Output {
     /// Writes one line to standard output.
     pub fn line(self, text: &str) -> Result<(), Failure> {
         self.data(format!("{text}\n").as_bytes())
+    }
+
+    /// Writes ids to standard output, one a line.
+    pub fn ids(self, ids: impl IntoIterator<Item = impl Display>) -> Result<(), Failure> {
+        let lines: String = ids.into_iter().map(|id| format!("{id}\n")).collect();
+        self.data(lines.as_bytes())
     }
 
     /// Writes a JSON document to standard output.

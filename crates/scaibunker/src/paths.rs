@@ -1,4 +1,4 @@
-//! Where the local server keeps its files.
+//! Where this program and the local server keep their files.
 
 use std::{env, path::PathBuf};
 
@@ -11,6 +11,11 @@ pub fn default_data_dir() -> Option<PathBuf> {
 /// `$XDG_CACHE_HOME/scaibunker`, else `~/.cache/scaibunker`.
 pub fn default_cache_dir() -> Option<PathBuf> {
     base_dir("XDG_CACHE_HOME", ".cache")
+}
+
+/// `$XDG_CONFIG_HOME/scaibunker`, else `~/.config/scaibunker`.
+pub fn config_dir() -> Option<PathBuf> {
+    base_dir("XDG_CONFIG_HOME", ".config")
 }
 
 fn base_dir(variable: &str, below_home: &str) -> Option<PathBuf> {

@@ -1,5 +1,10 @@
 //! Amounts as people type them: `0.5` cores, `2g`, `10m`.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+
 /// CPU cores in thousandths: `2`, `0.5` or `500m`.
 pub fn cpu_millicores(text: &str) -> Result<u32, String> {
     let wrong = || format!("`{text}` is no number of cores such as 2, 0.5 or 500m");
@@ -26,11 +31,73 @@ pub fn size_mb(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("`{text}` is no size such as 512 (MiB), 512m or 2g"))
 }
 
-/// A duration in seconds: `90`, `90s`, `10m` or `2h`.
+/// A duration in seconds: `90`, `90s`, `10m`, `2h` or `30d`.
 pub fn duration_s(text: &str) -> Result<u64, String> {
-    scaled(text, &[("s", 1), ("m", 60), ("h", 3600)])
+    scaled(text, &[("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)])
         .map(u64::from)
-        .ok_or_else(|| format!("`{text}` is no duration such as 90 (seconds), 90s, 10m or 2h"))
+        .ok_or_else(|| format!("`{text}` is no duration such as 90 (seconds), 90s, 10m, 2h or 30d"))
+}
+
+/// A value, or the word `none` for going without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrNone<T>(pub Option<T>);
+
+/// Reads `none`, else what `value` reads.
+pub fn or_none<T>(
+    value: impl Fn(&str) -> Result<T, String> + Clone,
+) -> impl Fn(&str) -> Result<OrNone<T>, String> + Clone {
+    move |text| match text {
+        "none" => Ok(OrNone(None)),
+        text => {
+            let value = value(text).map_err(|error| format!("{error}, nor `none`"))?;
+            Ok(OrNone(Some(value)))
+        }
+    }
+}
+
+/// A time as a duration from now, or in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Seconds from now, ahead or back.
+    Away(u64),
+    At(Timestamp),
+}
+
+impl Moment {
+    /// The time, as far ahead of `now`.
+    pub fn after(self, now: Timestamp) -> anyhow::Result<Timestamp> {
+        self.moved(now, |now, away| now.checked_add(away))
+    }
+
+    /// The time, as far back from `now`.
+    pub fn before(self, now: Timestamp) -> anyhow::Result<Timestamp> {
+        self.moved(now, |now, away| now.checked_sub(away))
+    }
+
+    fn moved(
+        self,
+        now: Timestamp,
+        step: impl Fn(Timestamp, Duration) -> Result<Timestamp, jiff::Error>,
+    ) -> anyhow::Result<Timestamp> {
+        match self {
+            Self::At(time) => Ok(time),
+            Self::Away(seconds) => {
+                step(now, Duration::from_secs(seconds)).context("the time is out of range")
+            }
+        }
+    }
+}
+
+/// A time: `12h`, `30d`, or such as `2026-01-31T12:00:00Z`.
+pub fn moment(text: &str) -> Result<Moment, String> {
+    if let Ok(seconds) = duration_s(text) {
+        return Ok(Moment::Away(seconds));
+    }
+    text.parse().map(Moment::At).map_err(|_| {
+        format!(
+            "`{text}` is no duration such as 12h or 30d and no time such as 2026-01-31T12:00:00Z"
+        )
+    })
 }
 
 /// `name=value`, as variables and labels are given. The value may be empty, the name not.
@@ -77,12 +144,32 @@ mod tests {
         for (text, mb) in [("512", 512), ("512m", 512), ("2g", 2048), ("2G", 2048)] {
             assert_eq!(size_mb(text), Ok(mb), "{text}");
         }
-        for (text, s) in [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200)] {
+        for (text, s) in [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("30d", 2_592_000)] {
             assert_eq!(duration_s(text), Ok(s), "{text}");
         }
         for text in ["", "0", "-1", "+1", "m", "1.5", "4194304g", "ü"] {
             assert!(size_mb(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn moments_are_ahead_back_or_fixed() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let hour = moment("1h").unwrap();
+        assert_eq!(hour.after(now).unwrap().as_second(), 1_003_600);
+        assert_eq!(hour.before(now).unwrap().as_second(), 996_400);
+        let fixed = moment("2026-01-02T03:04:05+01:00").unwrap();
+        assert_eq!(fixed.after(now).unwrap().to_string(), "2026-01-02T02:04:05Z");
+        assert_eq!(fixed.before(now).unwrap(), fixed.after(now).unwrap());
+        assert!(Moment::Away(u64::from(u32::MAX)).after(Timestamp::MAX).is_err());
+        assert!(moment("yesterday").is_err() && moment("2026-01-02").is_err());
+    }
+
+    #[test]
+    fn none_is_told_from_a_value() {
+        let limit = or_none(duration_s);
+        assert_eq!((limit("none"), limit("2h")), (Ok(OrNone(None)), Ok(OrNone(Some(7200)))));
+        assert!(limit("never").unwrap_err().ends_with("nor `none`"));
     }
 
     #[test]
@@ -101,7 +188,7 @@ mod tests {
 
         #[test]
         fn no_text_makes_them_panic(text in ".*") {
-            let _ = (cpu_millicores(&text), size_mb(&text), duration_s(&text), pair(&text));
+            let _ = (cpu_millicores(&text), size_mb(&text), duration_s(&text), pair(&text), moment(&text));
         }
     }
 }

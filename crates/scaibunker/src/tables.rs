@@ -1,5 +1,9 @@
 //! Records as tables.
 
+mod audit;
+mod identity;
+mod quota;
+
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use scaibunker_api::{
@@ -10,6 +14,14 @@ use scaibunker_api::{
     worker::{Worker, WorkerStatus},
 };
 
+pub use self::{
+    audit::audit_entries,
+    identity::{
+        api_keys, custom_role, custom_roles, group, groups, me, partners, tenant, tenants, user,
+        users,
+    },
+    quota::{assignments, quota_profile, quota_profiles, usage, usage_heading},
+};
 use crate::{output::printable, sh_quote};
 
 /// Spaces between two columns.
@@ -20,16 +32,44 @@ pub fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let mut table = bare();
     table.set_header(header);
     for row in rows {
         table.add_row(row.map(|cell| printable(&cell)));
     }
+    spaced(table)
+}
+
+/// One record, a field a line.
+fn fields<const N: usize>(fields: [(&str, String); N]) -> Table {
+    let mut table = bare();
+    for (name, value) in fields {
+        table.add_row([name, &printable(&value)]);
+    }
+    spaced(table)
+}
+
+fn bare() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+}
+
+fn spaced(mut table: Table) -> Table {
     for column in table.column_iter_mut() {
         column.set_padding((0, GAP));
     }
     table
+}
+
+/// A cell that something is in.
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+/// A time as the API writes it.
+fn time(time: Timestamp) -> String {
+    format!("{time:.3}")
 }
 
 /// Bunkers with their age at `now`.

@@ -5,13 +5,13 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use scaibunker_api::worker::ResizeTerminal;
 
 /// What programs take for granted when nobody tells a size.
 const USUAL_SIZE: ResizeTerminal = ResizeTerminal { cols: 80, rows: 24 };
 
-/// How the terminal was before it was made raw; `None` while it is not.
+/// How the terminal was before it was changed; `None` while it is not.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// Keeps the terminal of standard input raw: each key is a byte of input, none has a meaning here.
@@ -40,7 +40,31 @@ impl Drop for RawMode {
     }
 }
 
-/// Undoes what a [`RawMode`] did, for exits that drop nothing.
+/// Keeps the terminal of standard input from showing what is typed, for the entry of a secret.
+/// Dropping it restores what was before.
+#[derive(Debug)]
+pub struct HiddenInput(());
+
+impl HiddenInput {
+    /// Hides what is typed from now on.
+    pub fn enter() -> io::Result<Self> {
+        let stdin = io::stdin();
+        let before = tcgetattr(&stdin)?;
+        let mut hidden = before.clone();
+        hidden.local_modes -= LocalModes::ECHO;
+        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        tcsetattr(&stdin, OptionalActions::Flush, &hidden)?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for HiddenInput {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Undoes what a [`RawMode`] or a [`HiddenInput`] did, for exits that drop nothing.
 pub fn restore() {
     if let Some(before) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);

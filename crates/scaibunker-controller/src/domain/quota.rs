@@ -356,3 +356,146 @@ fn lowest(a: Caps, b: Caps) -> Caps {
         per_bunker_max_gpu: min(a.per_bunker_max_gpu, b.per_bunker_max_gpu),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+    use scaibunker_api::{ids::QuotaAssignmentId, quota::TargetKind};
+
+    use super::*;
+
+    fn profile(name: &str, max_concurrent_bunkers: Option<u64>) -> QuotaProfile {
+        QuotaProfile {
+            id: QuotaProfileId::generate(),
+            tenant_id: None,
+            name: name.to_owned(),
+            description: None,
+            is_default: name == "default",
+            caps: Caps { max_concurrent_bunkers, ..Caps::default() },
+            created_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn assigned(
+        profile: QuotaProfile,
+        target_kind: TargetKind,
+        target_id: impl ToString,
+        mode: AssignmentMode,
+    ) -> (Assignment, QuotaProfile) {
+        let assignment = Assignment {
+            id: QuotaAssignmentId::generate(),
+            profile_id: profile.id,
+            target_kind,
+            target_id: target_id.to_string(),
+            mode,
+            created_at: Timestamp::UNIX_EPOCH,
+        };
+        (assignment, profile)
+    }
+
+    #[test]
+    fn each_assignment_counts_in_its_bucket_and_the_default_only_without_one() {
+        let (user_id, tenant_id) = (UserId::generate(), TenantId::generate());
+        let (shared, own) = (GroupId::generate(), GroupId::generate());
+        let groups = [shared, own];
+        let member = Member { user_id, tenant_id, group_ids: &groups };
+        let default = profile("default", None);
+        let names = |assigned: &[(Assignment, QuotaProfile)]| -> Vec<_> {
+            let found = applied(&member, assigned, &default, &Caps::default());
+            found.into_iter().map(|profile| (profile.name, profile.bucket)).collect()
+        };
+        let of_user = Bucket::User(user_id);
+        assert_eq!(names(&[]), [("default".to_owned(), of_user)]);
+        let all = [
+            assigned(profile("a", None), TargetKind::User, user_id, AssignmentMode::Individual),
+            assigned(profile("b", None), TargetKind::Group, shared, AssignmentMode::Shared),
+            assigned(profile("c", None), TargetKind::Group, own, AssignmentMode::PerUser),
+            assigned(profile("d", None), TargetKind::Tenant, tenant_id, AssignmentMode::Shared),
+            assigned(
+                profile("not the user's", None),
+                TargetKind::Group,
+                GroupId::generate(),
+                AssignmentMode::Shared,
+            ),
+        ];
+        let expected = [
+            ("a".to_owned(), of_user),
+            ("b".to_owned(), Bucket::Group(shared)),
+            ("c".to_owned(), of_user),
+            ("d".to_owned(), Bucket::Tenant(tenant_id)),
+        ];
+        assert_eq!(names(&all), expected);
+        // A tenant's profile bounds all of it; who has no other still has the default's caps.
+        let of_tenant = names(&all[3..4]);
+        assert_eq!(of_tenant[1], ("default".to_owned(), of_user));
+        let profiles = applied(&member, &all, &default, &Caps::default());
+        assert_eq!(buckets(&profiles).len(), 3, "two profiles share the user's bucket");
+    }
+
+    proptest! {
+        #[test]
+        fn no_profile_is_above_the_platforms_ceiling(cap: Option<u64>, ceiling: Option<u64>) {
+            let (user_id, tenant_id) = (UserId::generate(), TenantId::generate());
+            let member = Member { user_id, tenant_id, group_ids: &[] };
+            let platform = Caps { max_concurrent_bunkers: ceiling, ..Caps::default() };
+            let found = applied(&member, &[], &profile("default", cap), &platform);
+            let effective = found[0].cap(Resource::ConcurrentBunkers);
+            prop_assert_eq!(effective, cap.into_iter().chain(ceiling).min());
+        }
+
+        #[test]
+        fn what_is_refused_would_exceed_and_what_is_not_does_not(
+            current in 0u64..20,
+            asked in 0u64..20,
+            cap in proptest::option::of(0u64..30),
+        ) {
+            let applied = AppliedProfile {
+                id: QuotaProfileId::generate(),
+                name: "p".to_owned(),
+                bucket: Bucket::User(UserId::generate()),
+                caps: Caps { max_memory_mb: cap, per_bunker_max_memory: cap, ..Caps::default() },
+            };
+            let amounts = |memory| Amounts::from([0, 0, 0, memory, 0, 0]);
+            let refused = applied.exceeded(amounts(current), amounts(asked));
+            let exceeds = asked > 0 && cap.is_some_and(|cap| current + asked > cap);
+            prop_assert_eq!(refused.is_some(), exceeds);
+            let alone = applied.exceeded_by_one(amounts(asked));
+            prop_assert_eq!(alone.is_some(), cap.is_some_and(|cap| asked > cap));
+            let usage = applied.usage(Resource::MemoryMb, amounts(current));
+            prop_assert_eq!(usage.headroom, cap.map(|cap| cap.saturating_sub(current)));
+        }
+
+        #[test]
+        fn no_text_makes_a_bucket_panic(text in ".{0,60}") {
+            let _ = text.parse::<Bucket>();
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_all_six_things() {
+        let exceeded = Exceeded {
+            profile_id: QuotaProfileId::generate(),
+            profile: "small".to_owned(),
+            bucket: Bucket::User(UserId::generate()),
+            resource: Resource::CpuMillicores,
+            current: 1,
+            cap: 2,
+            requested: 3,
+            per_bunker: false,
+        };
+        let error = ErrorBody::from(exceeded);
+        assert_eq!(error.code, ErrorCode::BunkerQuotaExceeded);
+        let fields: Vec<_> = error.details.iter().map(|detail| detail.field.as_str()).collect();
+        assert_eq!(fields, ["profile", "bucket", "resource", "current", "cap", "requested"]);
+    }
+
+    #[test]
+    fn a_paused_bunker_counts_all_but_its_cpu() {
+        let amounts = Amounts::from([1, 1, 1000, 256, 64, 0]);
+        let charge = Charge { buckets: Vec::new(), amounts, paused: true };
+        assert_eq!(charge.counted(), Amounts::from([1, 1, 0, 256, 64, 0]));
+        assert_eq!(charge.counted().plus(amounts.only_cpu()), amounts);
+        assert_eq!(amounts.minus(amounts), Amounts::default());
+    }
+}

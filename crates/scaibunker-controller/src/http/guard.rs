@@ -166,7 +166,7 @@ impl Guard {
 }
 
 fn permit(actor: &Actor, access: Access) -> Result<(), Fault> {
-    Ok(match access {
+    match access {
         Access::Public
         | Access::Worker
         | Access::Proxy
@@ -175,7 +175,8 @@ fn permit(actor: &Actor, access: Access) -> Result<(), Fault> {
         Access::Needs(permission) => actor.require(permission)?,
         Access::Reads(permission) => actor.require_read(permission)?,
         Access::Platform(permission) => actor.require_platform(permission)?,
-    })
+    }
+    Ok(())
 }
 
 fn show(allowance: Allowance, response: &mut Response) {

@@ -45,6 +45,10 @@ const SQLITE_PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NO
      PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000; PRAGMA cache_size = -16000; \
      PRAGMA temp_store = MEMORY";
 
+/// A statement that waits for somebody else's lock, or runs away, fails its request and no other.
+const POSTGRES_LIMITS: &str = "SET lock_timeout = '10s'; SET statement_timeout = '30s'; \
+     SET idle_in_transaction_session_timeout = '60s'";
+
 /// Where the database is.
 #[derive(Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
@@ -149,7 +153,10 @@ async fn postgres(url: &url::Url) -> Result<AnyPool, sqlx::Error> {
             Ok(true)
         })
     });
-    tested.connect_with(options).await
+    let bounded = tested.after_connect(|connection, _| {
+        Box::pin(async move { connection.execute(POSTGRES_LIMITS).await.map(drop) })
+    });
+    bounded.connect_with(options).await
 }
 
 fn pool_options(connections: u32) -> AnyPoolOptions {

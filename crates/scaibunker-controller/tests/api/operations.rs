@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::json;
 
-use crate::{client::eventually, server::Server};
+use crate::{client::eventually, server::Server, state};
 
 #[tokio::test]
 async fn health_in_detail_names_what_the_process_depends_on() {
@@ -17,7 +17,9 @@ async fn health_in_detail_names_what_the_process_depends_on() {
     });
     assert!(ran.await);
     let health = server.api.get("//health/detailed").await.data().clone();
-    assert_eq!(health["database"]["kind"], "sqlite");
+    let kinds =
+        if state::is_on_servers() { ["postgres", "redis"] } else { ["sqlite", "in_process"] };
+    assert_eq!([&health["database"]["kind"], &health["ledger"]["kind"]], kinds);
     assert_eq!(health["database"]["is_ok"], true);
     assert_eq!(health["ledger"]["is_ok"], true);
     assert_eq!(health["workers"], json!({ "online": 1, "offline": 0 }));

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use scaibunker_api::{ids::BunkerId, worker::WorkerBunkerState};
 use serde_json::json;
 
-use crate::{client::eventually, server::Server};
+use crate::{client::eventually, server::Server, state};
 
 #[tokio::test]
 async fn a_restarted_controller_finds_its_bunkers_again() {
@@ -59,9 +59,7 @@ async fn a_start_that_a_restart_cut_off_is_settled() {
     assert!(eventually(async || worker.starts.load(Ordering::Relaxed) == 2).await);
     // A copy of the database is what a killed process leaves.
     let left = tempfile::tempdir().unwrap();
-    for name in ["scaibunker.db", "scaibunker.db-wal", "admin.key"] {
-        std::fs::copy(dir.path().join(name), left.path().join(name)).unwrap();
-    }
+    state::copy(dir.path(), left.path());
     server.stop().await;
     worker.held().insert(ids[0].parse().unwrap(), WorkerBunkerState::Running);
     worker.held().remove(&ids[1].parse().unwrap());

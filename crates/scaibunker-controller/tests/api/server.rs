@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::{Api, eventually},
     sim_worker::SimWorker,
+    state,
 };
 
 pub const WORKER_TOKEN: &str = "worker-secret";
@@ -22,11 +23,11 @@ pub struct Server {
 }
 
 pub fn config(dir: &Path) -> ControllerConfig {
-    ControllerConfig {
+    state::choose(ControllerConfig {
         drain_limit: Duration::from_millis(300),
         rate_limits: RateLimits::OFF,
         ..ControllerConfig::new(dir.to_owned(), WORKER_TOKEN.to_owned())
-    }
+    })
 }
 
 impl Server {

@@ -51,6 +51,21 @@ impl PostgresServer {
         format!("postgres://postgres:{PASSWORD}@localhost/{name}?host={host}")
     }
 
+    /// URL of a database with what another one holds right now, though it is in use.
+    pub fn copy_of(&self, url: &str) -> String {
+        let name = |url: &str| url.split(['/', '?']).nth(3).unwrap().to_owned();
+        let (copy, file) = (self.database(), self.dir.path().join(format!("{}.sql", name(url))));
+        let mut dump = program("pg_dump");
+        dump.args(["-U", "postgres", "-h"]).arg(self.dir.path());
+        dump.arg("-f").arg(&file).arg(name(url));
+        run(dump);
+        let mut restore = program("psql");
+        restore.args(["-U", "postgres", "-h"]).arg(self.dir.path());
+        restore.args(["-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&file).arg(name(&copy));
+        run(restore);
+        copy
+    }
+
     /// Ends it as a crash would.
     pub fn kill(&mut self) {
         self.process.kill();
@@ -69,7 +84,7 @@ fn launch(dir: &Path) -> ServerProcess {
     let mut command = program("postgres");
     command.arg("-D").arg(data(dir)).arg("-k").arg(dir);
     command.args(["-c", "listen_addresses=", "-c", "shared_buffers=32MB"]);
-    command.args(["-c", "max_connections=200"]);
+    command.args(["-c", "max_connections=400"]);
     // Its own quick end: the shared memory that it made goes too.
     let mut process = ServerProcess::spawn(command, Signal::QUIT);
     process.wait_until("postgres", || {

@@ -9,6 +9,9 @@ use std::{
 
 use super::process::{ServerDir, ServerProcess, Signal};
 
+/// More than there are tests in a program.
+const DATABASES: u32 = 1_000;
+
 pub struct RedisServer {
     process: ServerProcess,
     dir: ServerDir,
@@ -30,6 +33,20 @@ impl RedisServer {
         format!("unix://{}", socket(self.dir.path()).display())
     }
 
+    /// URL of one of its databases, which begin empty.
+    pub fn url_of_database(&self, number: u32) -> String {
+        assert!(number < DATABASES);
+        format!("{}?db={number}", self.url())
+    }
+
+    /// Empties one of its databases.
+    pub fn wipe(&self, number: u32) {
+        let mut client = Command::new("redis-cli");
+        client.arg("-s").arg(socket(self.dir.path())).args(["-n", &number.to_string(), "FLUSHDB"]);
+        let done = client.output().unwrap();
+        assert_eq!(done.stdout, b"OK\n", "{done:?}");
+    }
+
     /// Ends it as a crash would; nothing was saved.
     pub fn kill(&mut self) {
         self.process.kill();
@@ -47,6 +64,7 @@ fn socket(dir: &Path) -> PathBuf {
 fn launch(socket: &Path) -> ServerProcess {
     let _ = std::fs::remove_file(socket);
     let mut command = Command::new("redis-server");
+    command.arg("--databases").arg(DATABASES.to_string());
     command.args(["--port", "0", "--save", "", "--appendonly", "no"]);
     command.arg("--unixsocket").arg(socket).current_dir("/");
     let mut process = ServerProcess::spawn(command, Signal::KILL);

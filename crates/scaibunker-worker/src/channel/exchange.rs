@@ -42,7 +42,8 @@ pub(super) async fn exchange(
     let sending = match body {
         GuestBody::Empty => None,
         GuestBody::Whole(bytes) => {
-            stream.send_data(bytes, true)?;
+            // A guest that answers before it has read the body has closed the stream to it.
+            let _ = stream.send_data(bytes, true);
             None
         }
         GuestBody::Stream(body) => Some(AbortOnDropHandle::new(tokio::spawn(send(body, stream)))),

@@ -1,18 +1,19 @@
 //! Where the controller is and which key opens it.
 
 use std::{
-    env, fs, io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use http::{HeaderValue, Uri, uri::Scheme};
+use serde::{Deserialize, Serialize};
 
 /// Where `scaibunker up` listens unless told otherwise.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8420";
 
 /// Environment variable with the API key. There is no flag: a key on a command line can be read
 /// by everyone on the machine.
-const API_KEY_VARIABLE: &str = "SCAIBUNKER_API_KEY";
+pub const API_KEY_VARIABLE: &str = "SCAIBUNKER_API_KEY";
 
 /// Where in its data directory the local server keeps the first key.
 const KEY_FILE: &str = "admin.key";
@@ -26,17 +27,33 @@ pub enum EndpointError {
     InvalidKey,
     #[error(
         "no API key: {API_KEY_VARIABLE} is not set and {} cannot be read; start the local server \
-         with ./scripts/up, or set {API_KEY_VARIABLE}",
+         with ./scripts/up, or give a key with `scaibunker login`",
         path.display()
     )]
     NoKey { path: PathBuf, source: io::Error },
     #[error(
-        "no API key for {host}: set {API_KEY_VARIABLE} (the local server's admin key is only \
-         sent to this machine)"
+        "no API key for {host}: run `scaibunker login --url {base}`, or set {API_KEY_VARIABLE} \
+         (the local server's admin key is only sent to this machine)"
     )]
-    KeyIsLocal { host: String },
-    #[error("no API key: there is no data directory to look in; set {API_KEY_VARIABLE}")]
+    KeyIsLocal { host: String, base: String },
+    #[error(
+        "no API key: there is no data directory to look in; run `scaibunker login`, or set \
+         {API_KEY_VARIABLE}"
+    )]
     NoDataDir,
+}
+
+/// A server and a key for it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    pub url: String,
+    pub api_key: String,
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credential").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 /// A controller's address and the credential for it.
@@ -51,18 +68,50 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The controller at `url`, with the key of `SCAIBUNKER_API_KEY`, else with the one that the
-    /// local server left in `data_dir`, which goes to no other machine.
-    pub fn resolve(url: &str, data_dir: Option<&Path>) -> Result<Self, EndpointError> {
-        let target = BaseUrl::parse(url)?;
-        let key = match env::var(API_KEY_VARIABLE) {
-            Ok(key) if !key.trim().is_empty() => key,
-            _ if !target.is_loopback() => {
-                return Err(EndpointError::KeyIsLocal { host: target.host });
-            }
-            _ => read_key(&data_dir.ok_or(EndpointError::NoDataDir)?.join(KEY_FILE))?,
-        };
-        target.with_key(&key)
+    /// The controller to call, and the key to call it with.
+    ///
+    /// The address is `url`, else that of the stored login, else [`DEFAULT_URL`]. The key is
+    /// `api_key`, else that of the login if it was made at this address, else the one that the
+    /// local server left in `data_dir`. So no key that was stored for one server goes to another.
+    pub fn resolve(
+        url: Option<&str>,
+        api_key: Option<&str>,
+        login: Option<&Credential>,
+        data_dir: Option<&Path>,
+    ) -> Result<Self, EndpointError> {
+        let logged_in_at = login.map(|login| login.url.as_str());
+        let target = BaseUrl::parse(url.or(logged_in_at).unwrap_or(DEFAULT_URL))?;
+        if let Some(key) = api_key {
+            return target.with_key(key);
+        }
+        if let Some(login) = login
+            && BaseUrl::parse(&login.url).is_ok_and(|url| url.base == target.base)
+        {
+            return target.with_key(&login.api_key);
+        }
+        if !target.is_loopback() {
+            return Err(EndpointError::KeyIsLocal { host: target.host, base: target.base });
+        }
+        let path = data_dir.ok_or(EndpointError::NoDataDir)?.join(KEY_FILE);
+        match fs::read_to_string(&path) {
+            Ok(key) => target.with_key(&key),
+            Err(source) => Err(EndpointError::NoKey { path, source }),
+        }
+    }
+
+    /// The controller of a credential.
+    pub fn of(credential: &Credential) -> Result<Self, EndpointError> {
+        BaseUrl::parse(&credential.url)?.with_key(&credential.api_key)
+    }
+
+    /// Scheme, authority and path, without a trailing slash.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Whether others on the network can read what is said, the key included.
+    pub fn is_open_to_others(&self) -> bool {
+        !self.is_https && !self.is_local
     }
 }
 
@@ -116,11 +165,6 @@ impl BaseUrl {
     }
 }
 
-fn read_key(path: &Path) -> Result<String, EndpointError> {
-    fs::read_to_string(path)
-        .map_err(|source| EndpointError::NoKey { path: path.to_owned(), source })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,5 +199,33 @@ mod tests {
         assert_eq!(endpoint.authorization.as_bytes(), b"Bearer sgk_secret");
         assert!(!format!("{endpoint:?} {:?}", endpoint.authorization).contains("secret"));
         assert!(BaseUrl::parse(DEFAULT_URL).unwrap().with_key("a\nb").is_err());
+    }
+    fn authorization(endpoint: Result<Endpoint, EndpointError>) -> String {
+        let endpoint = endpoint.unwrap();
+        format!("{} {}", endpoint.base, endpoint.authorization.to_str().unwrap())
+    }
+
+    #[test]
+    fn the_environment_comes_first_then_the_login_then_the_local_key() {
+        let login =
+            Credential { url: "https://a.example/".to_owned(), api_key: "sgk_login".to_owned() };
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(KEY_FILE), "sgk_local\n").unwrap();
+        let resolve =
+            |url, key, login| authorization(Endpoint::resolve(url, key, login, Some(dir.path())));
+        let (local, login) = (Some("http://127.0.0.1:8420"), Some(&login));
+        assert_eq!(resolve(None, None, login), "https://a.example Bearer sgk_login");
+        assert_eq!(resolve(None, Some("sgk_env"), login), "https://a.example Bearer sgk_env");
+        assert_eq!(resolve(local, None, login), "http://127.0.0.1:8420 Bearer sgk_local");
+        assert_eq!(resolve(None, None, None), "http://127.0.0.1:8420 Bearer sgk_local");
+    }
+
+    #[test]
+    fn no_key_goes_to_a_server_it_was_not_stored_for() {
+        let login = Credential { url: "https://a.example".to_owned(), api_key: "k".to_owned() };
+        for url in ["https://b.example", "http://a.example", "https://a.example:444"] {
+            let resolved = Endpoint::resolve(Some(url), None, Some(&login), None);
+            assert!(matches!(resolved, Err(EndpointError::KeyIsLocal { .. })), "{url}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use http::{Method, header};
+use http::{Method, Response, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use scaibunker_api::{
@@ -18,15 +18,21 @@ use super::{ANSWER_LIMIT, Client, ClientError, Content, error::root_cause, escap
 /// The slowest a bunker is expected to take an upload in, in bytes per second.
 const SLOWEST_COMMIT: u64 = 1024 * 1024;
 
-/// The bytes of a file, or of a directory as tar, on their way.
+/// The bytes of a file, or of something without a known length, on their way.
 #[derive(Debug)]
 pub struct Download {
-    /// Absent of a directory.
+    /// Absent of a directory, which comes as tar.
     pub length: Option<u64>,
     body: Incoming,
 }
 
 impl Download {
+    pub(super) fn of(response: Response<Incoming>) -> Self {
+        let length = response.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        Self { length, body: response.into_body() }
+    }
+
     /// The pieces; a connection that breaks off is an error.
     pub fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
         let broken = |error: hyper::Error| {
@@ -158,10 +164,7 @@ impl Client {
     }
 
     async fn download(&self, path: &str) -> Result<Download, ClientError> {
-        let response = self.transport.open(Method::GET, path, None::<&()>).await?;
-        let length = response.headers().get(header::CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        Ok(Download { length, body: response.into_body() })
+        Ok(Download::of(self.transport.open(Method::GET, path, None::<&()>).await?))
     }
 }
 

@@ -21,6 +21,9 @@ use super::{
     error::{ClientError, WireError, root_cause},
 };
 
+/// What the paths of identity and of the audit log begin with.
+const PLATFORM_PREFIX: &str = "/v1/";
+
 /// Largest JSON answer that is read: two outputs of 1 MiB, each byte at worst six in JSON.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
@@ -37,7 +40,7 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// How long an idle connection is kept for the next call.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-type Pool = legacy::Client<HttpsConnector<HttpConnector>, RequestBody>;
+pub(super) type Pool = legacy::Client<HttpsConnector<HttpConnector>, RequestBody>;
 
 /// A connection pool with a base address and a credential.
 #[derive(Clone, Debug)]
@@ -150,10 +153,12 @@ impl Transport {
         }
     }
 
+    /// Paths are the module's, but those of the platform, which say so themselves.
     fn head(&self, method: Method, path: &str) -> request::Builder {
+        let prefix = if path.starts_with(PLATFORM_PREFIX) { "" } else { API_PREFIX };
         Request::builder()
             .method(method)
-            .uri(format!("{}{API_PREFIX}{path}", self.endpoint.base))
+            .uri(format!("{}{prefix}{path}", self.endpoint.base))
             .header(header::AUTHORIZATION, self.endpoint.authorization.clone())
     }
 
@@ -172,7 +177,8 @@ impl Transport {
     }
 }
 
-fn pool(is_https: bool) -> Result<Pool, ClientError> {
+/// Connections to any server; `is_https` says whether certificates are going to be checked.
+pub(super) fn pool(is_https: bool) -> Result<Pool, ClientError> {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     tcp.enforce_http(false);

@@ -88,7 +88,7 @@ async fn a_failed_exec_leaves_no_bunker() {
     let controller = FakeController::start().await;
     for (command, reason) in [
         ("lose", "BUNKER_LOST: the microVM died"),
-        ("cut", "the stream ended before the command did"),
+        ("cut", "the stream broke off before its end"),
         ("refused", "BUNKER_NOT_RUNNING"),
     ] {
         let ended = run(&controller, &["run", "--", command]).await;

@@ -3,7 +3,10 @@
 //! What a create brings is chosen by the image: `broken` fails, `full` is refused, `slow` waits
 //! until the test allows it. What a command does is chosen by its first word, `fake_commands`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
@@ -22,9 +25,9 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    fake_commands,
+    fake_audit, fake_commands,
     fake_files::{self, Node},
-    fake_shell,
+    fake_lifecycle, fake_objects, fake_quotas, fake_shell,
 };
 
 pub const KEY: &str = "sgk_test";
@@ -55,6 +58,14 @@ pub struct Seen {
     pub commits: Vec<Value>,
     /// What was sent to signed URLs, by key.
     pub objects: BTreeMap<String, Vec<u8>>,
+    /// Objects that have a list route, oldest first, by the last part of that route.
+    pub records: BTreeMap<String, Vec<Value>>,
+    /// Groups and the users in them.
+    pub members: BTreeSet<(String, String)>,
+    /// Quota assignments, with their profiles in them.
+    pub assignments: Vec<Value>,
+    /// The queries of calls about the audit log.
+    pub audit_queries: Vec<BTreeMap<String, String>>,
     /// Signed URLs are refused.
     pub store_is_full: bool,
 }
@@ -82,7 +93,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-type App = Arc<watch::Sender<Seen>>;
+pub type App = Arc<watch::Sender<Seen>>;
 
 impl FakeController {
     pub async fn start() -> Self {
@@ -90,7 +101,9 @@ impl FakeController {
         seen.send_modify(|seen| seen.files = fake_files::tree());
         let routes = Router::new()
             .route("/bunkers", post(create).get(list))
-            .route("/bunkers/{id}", get(read).delete(delete))
+            .route("/bunkers/{id}", get(read).delete(delete).patch(fake_lifecycle::patch))
+            .merge(fake_lifecycle::routes())
+            .merge(fake_quotas::routes())
             .route("/bunkers/{id}/exec", post(fake_commands::exec))
             .route("/bunkers/{id}/execs", get(fake_commands::list))
             .route("/bunkers/{id}/execs/{exec_id}", get(fake_commands::record))
@@ -117,7 +130,11 @@ impl FakeController {
             .with_state(Arc::clone(&seen));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let app = Router::new().nest(API_PREFIX, routes).merge(signed);
+        let platform = fake_objects::identity_routes()
+            .merge(fake_audit::routes())
+            .layer(middleware::from_fn(authorise))
+            .with_state(Arc::clone(&seen));
+        let app = Router::new().nest(API_PREFIX, routes).merge(platform).merge(signed);
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { url, seen, server: Arc::new(AbortOnDrop(server)) }
     }
@@ -222,7 +239,6 @@ fn record(body: &Value, status: &str, reason: Option<&str>) -> Value {
     })
 }
 
-/// Two bunkers a page, so that cursors are followed.
 async fn list(State(app): State<App>, Query(query): Query<BTreeMap<String, String>>) -> Response {
     let seen = app.borrow();
     let fitting = seen
@@ -230,15 +246,7 @@ async fn list(State(app): State<App>, Query(query): Query<BTreeMap<String, Strin
         .values()
         .rev()
         .filter(|bunker| query.get("status").is_none_or(|status| bunker["status"] == *status));
-    let start: usize = query
-        .get("cursor")
-        .map_or(0, |cursor| cursor.strip_prefix("at/").unwrap().parse().unwrap());
-    let page: Vec<_> = fitting.skip(start).take(3).cloned().collect();
-    let has_more = page.len() == 3;
-    let mut body = envelope(json!(&page[..page.len().min(2)]));
-    body["has_more"] = has_more.into();
-    body["next_cursor"] = has_more.then(|| format!("at/{}", start + 2)).into();
-    respond(StatusCode::OK, &body)
+    page_answer(&fitting.cloned().collect::<Vec<_>>(), &query)
 }
 
 async fn read(State(app): State<App>, Path(id): Path<String>) -> Response {
@@ -289,6 +297,21 @@ pub fn list_answer(data: Value) -> Response {
     let mut body = envelope(data);
     body["has_more"] = false.into();
     body["next_cursor"] = Value::Null;
+    respond(StatusCode::OK, &body)
+}
+
+/// Two objects a page, so that cursors are followed.
+pub fn page_answer(all: &[Value], query: &BTreeMap<String, String>) -> Response {
+    let limit: usize = query.get("limit").map_or(50, |limit| limit.parse().unwrap());
+    assert!((1..=200).contains(&limit));
+    let start: usize = query
+        .get("cursor")
+        .map_or(0, |cursor| cursor.strip_prefix("at/").unwrap().parse().unwrap());
+    let end = all.len().min(start + limit.min(2));
+    let has_more = end < all.len();
+    let mut body = envelope(json!(&all[start..end]));
+    body["has_more"] = has_more.into();
+    body["next_cursor"] = has_more.then(|| format!("at/{end}")).into();
     respond(StatusCode::OK, &body)
 }
 

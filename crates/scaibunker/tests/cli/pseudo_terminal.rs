@@ -92,6 +92,11 @@ impl PseudoTerminal {
         !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 
+    /// Whether the terminal shows the keys itself.
+    pub fn shows_what_is_typed(&self) -> bool {
+        tcgetattr(&self.terminal).unwrap().local_modes.contains(LocalModes::ECHO)
+    }
+
     /// Waits for the program's end and gives its exit code.
     pub async fn code(&mut self) -> i32 {
         match timeout(LIMIT, self.child.wait()).await {

@@ -89,7 +89,11 @@ async fn completions_and_help_need_no_server() {
     for shell in ["bash", "zsh", "fish"] {
         let script = ended(&mut program(&["completions", shell])).await;
         assert_eq!(script.code, 0);
-        assert!(script.text().contains("scaibunker") && script.text().contains("bench"));
+        assert!(
+            ["scaibunker", "bench", "whoami", "per-bunker-max-cpu"]
+                .iter()
+                .all(|word| script.text().contains(word))
+        );
     }
     let help = ended(&mut program(&["--help"])).await;
     for line in ["124  the command's time was up", "125  failure of anything but the command"] {
