@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     bench::BenchArgs,
-    client::{API_KEY_VARIABLE, Client, Credential, DEFAULT_URL, Endpoint},
+    client::{API_KEY_VARIABLE, Client, Credential, DEFAULT_URL, DataDir, Endpoint},
     commands::{
         audit::AuditArgs, completions::CompletionsArgs, cp::CpArgs, create::CreateArgs,
         doctor::DoctorArgs, events::EventsArgs, exec::ExecArgs, files::FilesArgs,
@@ -43,14 +43,10 @@ pub struct GlobalArgs {
     /// that is for this server, else, for a server on this machine, from the data directory
     #[arg(long, global = true, env = "SCAIBUNKER_URL", hide_env_values = true)]
     url: Option<String>,
-    /// Directory of the server on this machine [default: $XDG_DATA_HOME/scaibunker]
-    #[arg(
-        long,
-        global = true,
-        env = "SCAIBUNKER_DATA_DIR",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
+    /// Directory of the server on this machine, whose admin key is then used even if there is a
+    /// login [default: SCAIBUNKER_DATA_DIR, else $XDG_DATA_HOME/scaibunker; with these, a login
+    /// comes first]
+    #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Print the API's objects, as one JSON document
     #[arg(long, global = true)]
@@ -99,13 +95,13 @@ impl GlobalArgs {
         let api_key = secret::of_environment(API_KEY_VARIABLE);
         // Who names both needs no login, not even one that can be read.
         let login = if self.url.is_some() && api_key.is_some() { None } else { stored_login()? };
-        let data_dir = self.data_dir.clone().or_else(paths::default_data_dir);
-        let endpoint = Endpoint::resolve(
-            self.url.as_deref(),
-            api_key.as_deref(),
-            login.as_ref(),
-            data_dir.as_deref(),
-        );
+        let usual_dir = paths::default_data_dir();
+        let data_dir = match &self.data_dir {
+            Some(dir) => DataDir::Named(dir),
+            None => DataDir::Usual(usual_dir.as_deref()),
+        };
+        let endpoint =
+            Endpoint::resolve(self.url.as_deref(), api_key.as_deref(), login.as_ref(), data_dir);
         Ok(Client::new(&endpoint.map_err(anyhow::Error::from)?)?)
     }
 
@@ -113,6 +109,9 @@ impl GlobalArgs {
     pub fn server_url(&self) -> anyhow::Result<String> {
         if let Some(url) = &self.url {
             return Ok(url.clone());
+        }
+        if self.data_dir.is_some() {
+            return Ok(DEFAULT_URL.to_owned());
         }
         Ok(stored_login()?.map_or_else(|| DEFAULT_URL.to_owned(), |login| login.url))
     }

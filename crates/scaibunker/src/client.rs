@@ -40,7 +40,7 @@ use self::transport::{Answer, Transport};
 pub use self::{
     audit::AuditQuery,
     content::Content,
-    endpoint::{API_KEY_VARIABLE, Credential, DEFAULT_URL, Endpoint},
+    endpoint::{API_KEY_VARIABLE, Credential, DEFAULT_URL, DataDir, Endpoint},
     error::ClientError,
     exec_stream::{ExecEvent, ExecStream},
     files::Download,

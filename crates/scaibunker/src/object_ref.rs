@@ -2,8 +2,10 @@
 
 use std::fmt::Display;
 
+use scaibunker_api::ids::TenantId;
+
 use crate::{
-    client::{Client, Object},
+    client::{Client, ClientError, Object},
     exit::Failure,
 };
 
@@ -42,8 +44,33 @@ pub async fn resolve_all<O: Object>(
     client: &Client,
     texts: &[String],
 ) -> Result<Vec<O::Id>, Failure> {
+    resolve_among(texts, client.list::<O>()).await
+}
+
+/// The same among those of one tenant, the caller's own unless given: a name that many tenants
+/// use names one object in each.
+pub async fn resolve_in<O: Object>(
+    client: &Client,
+    tenant: Option<TenantId>,
+    texts: &[String],
+) -> Result<Vec<O::Id>, Failure> {
+    let list = async {
+        let tenant = match tenant {
+            Some(tenant) => tenant,
+            None => client.me().await?.tenant.id,
+        };
+        client.list_where::<O>("tenant_id", tenant).await
+    };
+    resolve_among(texts, list).await
+}
+
+/// `list` is only waited for if some text is no id.
+async fn resolve_among<O: Object>(
+    texts: &[String],
+    list: impl Future<Output = Result<Vec<O>, ClientError>>,
+) -> Result<Vec<O::Id>, Failure> {
     let is_name = |text: &String| text.parse::<O::Id>().is_err();
-    let listed = if texts.iter().any(is_name) { client.list::<O>().await? } else { Vec::new() };
+    let listed = if texts.iter().any(is_name) { list.await? } else { Vec::new() };
     let mut ids = Vec::new();
     for text in texts {
         let id = match text.parse() {

@@ -2,10 +2,15 @@
 
 use std::{env, path::PathBuf};
 
-/// `$XDG_DATA_HOME/scaibunker`, else `~/.local/share/scaibunker`; `None` when the environment
-/// names neither by an absolute path.
+const DATA_DIR_VARIABLE: &str = "SCAIBUNKER_DATA_DIR";
+
+/// `$SCAIBUNKER_DATA_DIR`, else `$XDG_DATA_HOME/scaibunker`, else `~/.local/share/scaibunker`;
+/// `None` when the environment names neither of the latter by an absolute path.
 pub fn default_data_dir() -> Option<PathBuf> {
-    base_dir("XDG_DATA_HOME", ".local/share")
+    env::var_os(DATA_DIR_VARIABLE)
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| base_dir("XDG_DATA_HOME", ".local/share"))
 }
 
 /// `$XDG_CACHE_HOME/scaibunker`, else `~/.cache/scaibunker`.

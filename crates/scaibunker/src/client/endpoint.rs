@@ -56,6 +56,15 @@ impl std::fmt::Debug for Credential {
     }
 }
 
+/// Where the server on this machine keeps its files.
+#[derive(Debug, Clone, Copy)]
+pub enum DataDir<'a> {
+    /// The caller named it, and so means that server.
+    Named(&'a Path),
+    /// Where it usually is, if there is such a place.
+    Usual(Option<&'a Path>),
+}
+
 /// A controller's address and the credential for it.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -73,18 +82,29 @@ impl Endpoint {
     /// The address is `url`, else that of the stored login, else [`DEFAULT_URL`]. The key is
     /// `api_key`, else that of the login if it was made at this address, else the one that the
     /// local server left in `data_dir`. So no key that was stored for one server goes to another.
+    /// A directory that was named comes before a login, as long as a server on this machine is
+    /// called.
     pub fn resolve(
         url: Option<&str>,
         api_key: Option<&str>,
         login: Option<&Credential>,
-        data_dir: Option<&Path>,
+        data_dir: DataDir<'_>,
     ) -> Result<Self, EndpointError> {
-        let logged_in_at = login.map(|login| login.url.as_str());
-        let target = BaseUrl::parse(url.or(logged_in_at).unwrap_or(DEFAULT_URL))?;
+        let (dir, is_named) = match data_dir {
+            DataDir::Named(dir) => (Some(dir), true),
+            DataDir::Usual(dir) => (dir, false),
+        };
+        let usual_url = match login {
+            Some(login) if !is_named => login.url.as_str(),
+            _ => DEFAULT_URL,
+        };
+        let target = BaseUrl::parse(url.unwrap_or(usual_url))?;
         if let Some(key) = api_key {
             return target.with_key(key);
         }
+        let is_its_server = is_named && target.is_loopback();
         if let Some(login) = login
+            && !is_its_server
             && BaseUrl::parse(&login.url).is_ok_and(|url| url.base == target.base)
         {
             return target.with_key(&login.api_key);
@@ -92,7 +112,7 @@ impl Endpoint {
         if !target.is_loopback() {
             return Err(EndpointError::KeyIsLocal { host: target.host, base: target.base });
         }
-        let path = data_dir.ok_or(EndpointError::NoDataDir)?.join(KEY_FILE);
+        let path = dir.ok_or(EndpointError::NoDataDir)?.join(KEY_FILE);
         match fs::read_to_string(&path) {
             Ok(key) => target.with_key(&key),
             Err(source) => Err(EndpointError::NoKey { path, source }),
@@ -200,6 +220,7 @@ mod tests {
         assert!(!format!("{endpoint:?} {:?}", endpoint.authorization).contains("secret"));
         assert!(BaseUrl::parse(DEFAULT_URL).unwrap().with_key("a\nb").is_err());
     }
+
     fn authorization(endpoint: Result<Endpoint, EndpointError>) -> String {
         let endpoint = endpoint.unwrap();
         format!("{} {}", endpoint.base, endpoint.authorization.to_str().unwrap())
@@ -211,8 +232,8 @@ mod tests {
             Credential { url: "https://a.example/".to_owned(), api_key: "sgk_login".to_owned() };
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(KEY_FILE), "sgk_local\n").unwrap();
-        let resolve =
-            |url, key, login| authorization(Endpoint::resolve(url, key, login, Some(dir.path())));
+        let usual = DataDir::Usual(Some(dir.path()));
+        let resolve = |url, key, login| authorization(Endpoint::resolve(url, key, login, usual));
         let (local, login) = (Some("http://127.0.0.1:8420"), Some(&login));
         assert_eq!(resolve(None, None, login), "https://a.example Bearer sgk_login");
         assert_eq!(resolve(None, Some("sgk_env"), login), "https://a.example Bearer sgk_env");
@@ -221,10 +242,29 @@ mod tests {
     }
 
     #[test]
+    fn a_named_data_directory_comes_before_a_login_but_only_for_this_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(KEY_FILE), "sgk_local\n").unwrap();
+        let (here, there) = ("http://127.0.0.1:8420", "https://a.example");
+        for (url, logged_in_at, expected) in [
+            (None, here, "http://127.0.0.1:8420 Bearer sgk_local"),
+            (None, there, "http://127.0.0.1:8420 Bearer sgk_local"),
+            (Some("http://[::1]:1"), "http://[::1]:1", "http://[::1]:1 Bearer sgk_local"),
+            (Some(there), there, "https://a.example Bearer sgk_login"),
+        ] {
+            let login =
+                Credential { url: logged_in_at.to_owned(), api_key: "sgk_login".to_owned() };
+            let named = DataDir::Named(dir.path());
+            let resolved = Endpoint::resolve(url, None, Some(&login), named);
+            assert_eq!(authorization(resolved), expected);
+        }
+    }
+
+    #[test]
     fn no_key_goes_to_a_server_it_was_not_stored_for() {
         let login = Credential { url: "https://a.example".to_owned(), api_key: "k".to_owned() };
         for url in ["https://b.example", "http://a.example", "https://a.example:444"] {
-            let resolved = Endpoint::resolve(Some(url), None, Some(&login), None);
+            let resolved = Endpoint::resolve(Some(url), None, Some(&login), DataDir::Usual(None));
             assert!(matches!(resolved, Err(EndpointError::KeyIsLocal { .. })), "{url}");
         }
     }

@@ -12,7 +12,7 @@ pub enum ClientError {
     /// No connection could be made.
     #[error(
         "cannot reach the server at {base}: {reason}; {}",
-        if *is_local { "start it with ./scripts/up" } else { "check --url or SCAIBUNKER_URL" }
+        if *is_local { "start it with ./scripts/up" } else { "check --url, SCAIBUNKER_URL or the login" }
     )]
     Unreachable { base: String, is_local: bool, reason: String },
     /// No answer within the time that every answer of its kind should take.

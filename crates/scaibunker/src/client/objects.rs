@@ -70,7 +70,12 @@ objects! {
     Partner, PartnerId, "partner" at "/v1/iam/partners", "partners ls";
     Tenant, TenantId, "tenant" at "/v1/iam/tenants", "tenants ls";
     Group, GroupId, "group" at "/v1/iam/groups", "groups ls";
-    ApiKey, ApiKeyId, "API key" at "/v1/iam/api-keys", "keys ls";
+    ApiKey, ApiKeyId, "API key" at "/v1/iam/api-keys", "keys ls" {
+        // Revoked keys stay listed, and one that replaces another often has its name.
+        fn is_called(&self, text: &str) -> bool {
+            self.revoked_at.is_none() && self.name == text
+        }
+    };
     CustomRole, CustomRoleId, "custom role" at "/v1/iam/custom-roles", "roles ls";
     QuotaProfile, QuotaProfileId, "quota profile" at "/quota-profiles", "quota profiles";
     User, UserId, "user" at "/v1/iam/users", "users ls" {

@@ -1,13 +1,19 @@
 //! `scaibunker groups`
 
+use std::slice;
+
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use scaibunker_api::iam::{CreateGroup, Group, PatchGroup, Tenant, User};
+use scaibunker_api::{
+    iam::{CreateGroup, Group, PatchGroup, Tenant, User},
+    ids::{GroupId, UserId},
+};
 
 use crate::{
     cli::GlobalArgs,
+    client::Client,
     exit::Failure,
-    object_ref::{resolve, resolve_all, resolve_some},
+    object_ref::{resolve, resolve_in, resolve_some},
     records, tables,
 };
 
@@ -81,6 +87,15 @@ struct MemberArgs {
     users: Vec<String>,
 }
 
+impl MemberArgs {
+    /// The group and the users; those of a group are all of its tenant.
+    async fn resolve(&self, client: &Client) -> Result<(GroupId, Vec<UserId>), Failure> {
+        let id = resolve::<Group>(client, &self.group).await?;
+        let tenant = client.read::<Group>(id).await?.tenant_id;
+        Ok((id, resolve_in::<User>(client, Some(tenant), &self.users).await?))
+    }
+}
+
 pub async fn run(global: &GlobalArgs, args: GroupsArgs) -> Result<(), Failure> {
     let (client, output) = (global.client()?, global.output());
     match args.what {
@@ -93,7 +108,7 @@ pub async fn run(global: &GlobalArgs, args: GroupsArgs) -> Result<(), Failure> {
         }
         Groups::Create { name, tenant, parent } => {
             let tenant_id = resolve_some::<Tenant>(&client, tenant.as_deref()).await?;
-            let parent_id = resolve_some::<Group>(&client, parent.as_deref()).await?;
+            let parent_id = resolve_in::<Group>(&client, tenant_id, parent.as_slice()).await?.pop();
             let body = CreateGroup { name, tenant_id, parent_id };
             records::made(output, &client.create::<Group>(&body).await?)
         }
@@ -107,23 +122,27 @@ pub async fn run(global: &GlobalArgs, args: GroupsArgs) -> Result<(), Failure> {
         }
         Groups::Set { group, name, parent, no_parent } => {
             let id = resolve::<Group>(&client, &group).await?;
-            let parent_id = match resolve_some::<Group>(&client, parent.as_deref()).await? {
+            let parent_id = match &parent {
                 None => no_parent.then_some(None),
-                given => Some(given),
+                Some(parent) => {
+                    let tenant = Some(client.read::<Group>(id).await?.tenant_id);
+                    let parent = slice::from_ref(parent);
+                    resolve_in::<Group>(&client, tenant, parent).await?.pop().map(Some)
+                }
             };
             let group = client.patch::<Group>(id, &PatchGroup { name, parent_id }).await?;
             records::one(output, &group, tables::group)
         }
-        Groups::Add(MemberArgs { group, users }) => {
-            let id = resolve::<Group>(&client, &group).await?;
-            for user in resolve_all::<User>(&client, &users).await? {
+        Groups::Add(args) => {
+            let (id, users) = args.resolve(&client).await?;
+            for user in users {
                 client.add_member(id, user).await?;
             }
             Ok(())
         }
-        Groups::Remove(MemberArgs { group, users }) => {
-            let id = resolve::<Group>(&client, &group).await?;
-            for user in resolve_all::<User>(&client, &users).await? {
+        Groups::Remove(args) => {
+            let (id, users) = args.resolve(&client).await?;
+            for user in users {
                 client.remove_member(id, user).await?;
             }
             Ok(())

@@ -15,7 +15,7 @@ use crate::{
     cli::GlobalArgs,
     client::Client,
     exit::Failure,
-    object_ref::{resolve, resolve_all, resolve_some},
+    object_ref::{resolve, resolve_in, resolve_some},
     records, tables,
 };
 
@@ -183,12 +183,13 @@ pub async fn run(global: &GlobalArgs, args: UsersArgs) -> Result<(), Failure> {
 
 async fn create(client: &Client, args: CreateArgs) -> Result<User, Failure> {
     let DetailArgs { role, email, oidc_subject, custom_role } = args.details;
+    let tenant_id = resolve_some::<Tenant>(client, args.tenant.as_deref()).await?;
     let body = CreateUser {
         name: args.name,
-        tenant_id: resolve_some::<Tenant>(client, args.tenant.as_deref()).await?,
+        tenant_id,
         email,
         role: role.unwrap_or_default(),
-        custom_role_ids: resolve_all::<CustomRole>(client, &custom_role).await?,
+        custom_role_ids: resolve_in::<CustomRole>(client, tenant_id, &custom_role).await?,
         module_permissions: args.grant,
         oidc_subject,
     };
@@ -198,13 +199,17 @@ async fn create(client: &Client, args: CreateArgs) -> Result<User, Failure> {
 async fn set(client: &Client, args: SetArgs) -> Result<User, Failure> {
     let id = resolve::<User>(client, &args.user).await?;
     let DetailArgs { role, email, oidc_subject, custom_role } = args.details;
-    let custom_role_ids = resolve_all::<CustomRole>(client, &custom_role).await?;
-    let replaces_roles = args.no_custom_roles || !custom_role_ids.is_empty();
+    let custom_role_ids = if custom_role.is_empty() {
+        args.no_custom_roles.then(Vec::new)
+    } else {
+        let tenant = client.read::<User>(id).await?.tenant_id;
+        Some(resolve_in::<CustomRole>(client, Some(tenant), &custom_role).await?)
+    };
     let patch = PatchUser {
         name: args.name,
         email: email.map(Some).or(args.no_email.then_some(None)),
         role,
-        custom_role_ids: replaces_roles.then_some(custom_role_ids),
+        custom_role_ids,
         oidc_subject: oidc_subject.map(Some).or(args.no_oidc_subject.then_some(None)),
         status: args.status.wanted(),
     };

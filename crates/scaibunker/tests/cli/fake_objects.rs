@@ -25,6 +25,9 @@ use crate::fake_controller::{App, Seen, answer, error, page_answer};
 /// The key that every new key's answer holds.
 pub const NEW_KEY: &str = "sgk_made_just_now";
 
+/// The caller's tenant, where objects are made unless the body names another.
+pub const OWN_TENANT: &str = "ten_00000000000000000000000001";
+
 type Parameters = Query<BTreeMap<String, String>>;
 
 /// The routes below the root.
@@ -38,26 +41,24 @@ pub fn identity_routes() -> Router<App> {
         .route("/v1/users/{id}/module-permissions", put(set_permissions))
 }
 
-async fn me(State(app): State<App>) -> Response {
-    app.send_if_modified(|seen| {
-        let is_first = seen.records.get("users").is_none_or(Vec::is_empty);
-        if is_first {
-            let tenant = make(seen, "tenants", json!({"name": "acme"})).unwrap();
-            let user = json!({
-                "name": "ada", "tenant_id": tenant["id"], "role": "tenant_admin",
-                "module_permissions": ["scaibunker:root"],
-            });
-            make(seen, "users", user).unwrap();
-        }
-        is_first
-    });
-    let objects = &app.borrow().records;
-    let permissions = ["scaibunker:create", "scaibunker:root"];
+async fn me() -> Response {
+    let (created_at, key) = ("2026-01-02T03:04:05.678Z", "key_00000000000000000000000001");
     answer(
         StatusCode::OK,
         json!({
-            "user": objects["users"][0], "tenant": objects["tenants"][0],
-            "api_key_id": ApiKeyId::generate(), "permissions": permissions, "group_ids": [],
+            "user": {
+                "id": "usr_00000000000000000000000001", "tenant_id": OWN_TENANT, "name": "ada",
+                "email": null, "role": "tenant_admin", "custom_role_ids": [],
+                "module_permissions": ["scaibunker:root"], "oidc_subject": null,
+                "status": "active", "created_at": created_at,
+            },
+            "tenant": {
+                "id": OWN_TENANT, "partner_id": "prt_00000000000000000000000001", "name": "acme",
+                "status": "active", "created_at": created_at,
+            },
+            "api_key_id": key,
+            "permissions": ["scaibunker:create", "scaibunker:root"],
+            "group_ids": ["grp_00000000000000000000000001"],
         }),
     )
 }
@@ -122,6 +123,12 @@ pub async fn patch(
 }
 
 pub async fn delete(State(app): State<App>, Path((kind, id)): Path<(String, String)>) -> Response {
+    // A key that is revoked stays in the records.
+    if kind == "api-keys" {
+        let revoked = json!({"revoked_at": "2026-01-02T03:04:06.000Z"});
+        let is_known = change(&app, &kind, &id, revoked).status() == StatusCode::OK;
+        return if is_known { StatusCode::NO_CONTENT.into_response() } else { unknown(&id) };
+    }
     let is_gone = app.send_if_modified(|seen| {
         let objects = seen.records.entry(kind).or_default();
         let before = objects.len();
@@ -180,13 +187,13 @@ pub fn make(seen: &mut Seen, kind: &str, body: Value) -> Result<Value, String> {
     let defaults = match kind {
         "tenants" => json!({"partner_id": PartnerId::generate(), "status": "active"}),
         "users" => json!({
-            "tenant_id": TenantId::generate(), "email": null, "oidc_subject": null,
+            "tenant_id": OWN_TENANT, "email": null, "oidc_subject": null,
             "status": "active",
         }),
-        "groups" => json!({"tenant_id": TenantId::generate(), "parent_id": null}),
-        "custom-roles" => json!({"tenant_id": TenantId::generate()}),
+        "groups" => json!({"tenant_id": OWN_TENANT, "parent_id": null}),
+        "custom-roles" => json!({"tenant_id": OWN_TENANT}),
         "api-keys" => json!({
-            "user_id": UserId::generate(), "tenant_id": TenantId::generate(), "prefix": "sgk_made",
+            "user_id": UserId::generate(), "tenant_id": OWN_TENANT, "prefix": "sgk_made",
             "expires_at": null, "last_used_at": null, "revoked_at": null,
         }),
         "quota-profiles" => json!({

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fake_controller::FakeController,
-    fake_objects::{NEW_KEY, make},
+    fake_objects::{NEW_KEY, OWN_TENANT, make},
     program::{Ended, run},
 };
 
@@ -82,7 +82,8 @@ async fn names_that_nobody_or_several_have_are_refused() {
 async fn users_have_roles_and_details() {
     let controller = FakeController::start().await;
     add(&controller, "tenants", json!({"name": "acme"}));
-    done(&controller, &["roles", "create", "runner", "execute", "scaibunker:files"]).await;
+    let role = ["roles", "create", "runner", "execute", "scaibunker:files", "--tenant", "acme"];
+    done(&controller, &role).await;
     let role = named(&controller, "custom-roles", "runner");
     assert_eq!(role["module_permissions"], json!(["scaibunker:execute", "scaibunker:files"]));
     let args = [
@@ -201,7 +202,55 @@ async fn a_new_key_is_all_that_standard_output_gets() {
     let of_bob = done(&controller, &["keys", "ls", "--user", "bob"]).await;
     assert_eq!(of_bob.text().lines().count(), 2);
     assert!(of_bob.text().contains("sgk_made…") && of_bob.text().contains("active"));
-    done(&controller, &["keys", "rm", "ci"]).await;
-    assert_eq!(controller.seen().records["api-keys"].len(), 2);
     assert_eq!(run(&controller, &["keys", "create", "x", "--expires", "soon"]).await.code, 2);
+}
+
+#[tokio::test]
+async fn a_revoked_key_leaves_its_name_to_the_next() {
+    let controller = FakeController::start().await;
+    let mut revoked = Vec::new();
+    for _ in 0..2 {
+        done(&controller, &["keys", "create", "ci"]).await;
+        revoked.insert(0, done(&controller, &["keys", "rm", "ci"]).await.text().to_owned());
+    }
+    assert_eq!(done(&controller, &["keys", "ls", "-q"]).await.text(), revoked.concat());
+    assert_eq!(done(&controller, &["keys", "ls"]).await.text().matches("revoked").count(), 2);
+    let gone = run(&controller, &["keys", "rm", "ci"]).await;
+    assert!(gone.stderr.contains("scaibunker keys ls"), "{}", gone.stderr);
+}
+
+#[tokio::test]
+async fn names_are_looked_for_in_the_tenant_that_is_meant() {
+    let controller = FakeController::start().await;
+    let own = json!(OWN_TENANT);
+    let other = json!(add(&controller, "tenants", json!({"name": "other"})));
+    for tenant in [&own, &other] {
+        add(&controller, "groups", json!({"name": "same", "tenant_id": tenant}));
+        let role = json!({"name": "same", "tenant_id": tenant, "module_permissions": []});
+        add(&controller, "custom-roles", role);
+        add(&controller, "users", json!({"name": "eve", "tenant_id": tenant}));
+    }
+    let of = |kind: &str, tenant: &Value| {
+        let seen = controller.seen();
+        let fits = |object: &&Value| object["name"] != "new" && object["tenant_id"] == *tenant;
+        seen.records[kind].iter().find(fits).unwrap()["id"].clone()
+    };
+    for (tenant, flags) in [(&own, &[][..]), (&other, &["--tenant", "other"])] {
+        let group = [&["groups", "create", "new", "--parent", "same", "--json"], flags].concat();
+        let group = done(&controller, &group).await.json();
+        assert_eq!(group["parent_id"], of("groups", tenant));
+        let user = [&["users", "create", "new", "--custom-role", "same", "--json"], flags].concat();
+        let user = done(&controller, &user).await.json();
+        assert_eq!(user["custom_role_ids"], json!([of("custom-roles", tenant)]));
+
+        let (group, user) = (group["id"].as_str().unwrap(), user["id"].as_str().unwrap());
+        let set = ["groups", "set", group, "--parent", "same", "--json"];
+        assert_eq!(done(&controller, &set).await.json()["parent_id"], of("groups", tenant));
+        let set = ["users", "set", user, "--custom-role", "same", "--json"];
+        let set = done(&controller, &set).await.json();
+        assert_eq!(set["custom_role_ids"], json!([of("custom-roles", tenant)]));
+        done(&controller, &["groups", "add", group, "eve"]).await;
+        let members = done(&controller, &["groups", "members", group, "--json"]).await.json();
+        assert_eq!(members[0]["id"], of("users", tenant));
+    }
 }

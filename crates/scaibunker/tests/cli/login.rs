@@ -139,6 +139,13 @@ async fn the_environment_comes_before_the_login_and_the_login_before_the_local_s
     let mut by_environment = person.command(&["ls", "-q"]);
     by_environment.env("SCAIBUNKER_URL", &here.url).env("SCAIBUNKER_API_KEY", KEY);
     assert_eq!(ended(&mut by_environment).await.text(), "");
+    let data_dir = data_dir.to_str().unwrap();
+    let named = ["ls", "-q", "--url", &there.url, "--data-dir", data_dir];
+    let refused = ended(&mut person.command(&named)).await;
+    assert!(refused.stderr.contains("UNAUTHORIZED"), "--data-dir: {}", refused.stderr);
+    let mut usual = person.command(&["ls", "-q"]);
+    let by_login = ended(usual.env("SCAIBUNKER_DATA_DIR", data_dir)).await;
+    assert_eq!(by_login.text(), format!("{bunker}\n"), "{}", by_login.stderr);
     // Another server gets its own key, not the one that was stored for `there`.
     let local = ended(&mut person.command(&["ls", "-q", "--url", &here.url])).await;
     assert!(local.stderr.contains("UNAUTHORIZED"), "{}", local.stderr);

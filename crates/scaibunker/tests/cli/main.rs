@@ -22,6 +22,7 @@ mod login;
 mod program;
 mod pseudo_terminal;
 mod quotas;
+mod real_controller;
 mod records;
 mod run;
 mod shell;
