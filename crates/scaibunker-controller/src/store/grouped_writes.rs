@@ -123,30 +123,45 @@ impl Lane {
         }
     }
 
-    async fn write(&self, batch: Vec<Waiting>) {
+    async fn write(&self, mut batch: Vec<Waiting>) {
         let pool = &self.0.pool;
-        let done = if batch.len() == 1 { None } else { Some(together(pool, &batch).await) };
-        match done {
-            Some(Ok(found)) => {
-                for (waiting, found) in batch.into_iter().zip(found) {
-                    let _ = waiting.answer.send(Ok(found));
+        while batch.len() > 1 {
+            match together(pool, &batch).await {
+                Ok(found) => {
+                    for (waiting, found) in batch.into_iter().zip(found) {
+                        let _ = waiting.answer.send(Ok(found));
+                    }
+                    return;
                 }
-            }
-            // The database is there and one of the writes is wrong: only that one is to fail.
-            None | Some(Err(StoreError::Query { source: sqlx::Error::Database(_), .. })) => {
-                for waiting in batch {
-                    let _ = waiting.answer.send(alone(pool, &waiting.write).await);
+                Err(Failed::One { place, error }) => {
+                    let _ = batch.remove(place).answer.send(Err(error));
                 }
-            }
-            Some(Err(error)) => {
-                let reason = crate::failure::chain(&error);
-                for waiting in batch {
-                    let source = sqlx::Error::Io(std::io::Error::other(reason.to_string()));
-                    let _ = waiting.answer.send(Err(StoreError::query("write bunkers")(source)));
+                Err(Failed::All(error)) => {
+                    let reason = crate::failure::chain(&error);
+                    for waiting in batch {
+                        let source = sqlx::Error::Io(std::io::Error::other(reason.to_string()));
+                        let error = StoreError::query("write bunkers")(source);
+                        let _ = waiting.answer.send(Err(error));
+                    }
+                    return;
                 }
             }
         }
+        for waiting in batch {
+            let _ = waiting.answer.send(alone(pool, &waiting.write).await);
+        }
     }
+}
+
+/// Why nothing of a batch was written.
+enum Failed {
+    /// The database is there and refuses this write, if only for the lock that it waits for: the
+    /// others need neither fail nor wait again.
+    One {
+        place: usize,
+        error: StoreError,
+    },
+    All(StoreError),
 }
 
 /// The next batch: of writes of one bunker only the first, so that each sees the one before it.
@@ -160,14 +175,20 @@ fn take(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     batch
 }
 
-async fn together(pool: &AnyPool, batch: &[Waiting]) -> Result<Vec<bool>, StoreError> {
-    let failed = || StoreError::query("write bunkers");
-    let mut transaction = pool.begin().await.map_err(failed())?;
+async fn together(pool: &AnyPool, batch: &[Waiting]) -> Result<Vec<bool>, Failed> {
+    let failed = |source| Failed::All(StoreError::query("write bunkers")(source));
+    let mut transaction = pool.begin().await.map_err(failed)?;
     let mut found = Vec::with_capacity(batch.len());
-    for waiting in batch {
-        found.push(waiting.write.run(&mut transaction).await?);
+    for (place, waiting) in batch.iter().enumerate() {
+        let written = waiting.write.run(&mut transaction).await;
+        found.push(written.map_err(|error| match error {
+            StoreError::Query { source: sqlx::Error::Database(_), .. } => {
+                Failed::One { place, error }
+            }
+            error => Failed::All(error),
+        })?);
     }
-    transaction.commit().await.map_err(failed())?;
+    transaction.commit().await.map_err(failed)?;
     Ok(found)
 }
 

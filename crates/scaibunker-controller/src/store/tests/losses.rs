@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use scaibunker_api::bunker::BunkerStatus;
+use sqlx::{Connection as _, Executor as _};
 use tokio::time::timeout;
 
-use super::{Database, Home};
+use super::{Database, Home, migration::connect, postgres};
 use crate::{
+    domain::bunker::Event,
     failure::chain,
     store::{DatabaseUrl, Store, StoreError},
     test_servers::postgres::{PASSWORD, PostgresServer},
@@ -26,6 +29,8 @@ async fn a_database_that_is_not_there_is_an_error_without_its_password() {
         let error = opened.unwrap_err();
         assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
         assert!(!shown(&error).contains(PASSWORD), "{error:?}");
+        let cause = if address == nobody { "refused" } else { "timed out" };
+        assert!(chain(&error).contains(cause), "{}", chain(&error));
     }
     let missing: DatabaseUrl =
         PostgresServer::shared().database().replace("/test_", "/missing_").parse().unwrap();
@@ -62,4 +67,27 @@ async fn a_database_that_restarts_costs_a_few_requests_at_most() {
     assert!(failed <= 1, "{failed} of 100 requests failed after a restart");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(home.read(&bunker).await, bunker, "what was acknowledged is there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_somebody_keeps_is_not_waited_for_for_ever() {
+    let database = postgres();
+    let home = Home::open(&database).await;
+    let locked = home.bunker_in(BunkerStatus::Running, Vec::new()).await;
+    let free = home.bunker_in(BunkerStatus::Running, Vec::new()).await;
+    let mut somebody = connect(&database).await;
+    let mut transaction = somebody.begin().await.unwrap();
+    let lock = sqlx::query("UPDATE bunkers SET spec = spec WHERE id = $1");
+    transaction.execute(lock.bind(locked.id.to_string())).await.unwrap();
+
+    let paused = locked.apply(Event::Paused).unwrap();
+    let others = free.apply(Event::Paused).unwrap();
+    let began = Instant::now();
+    let (waited, other) =
+        tokio::join!(home.store.update_life(&paused), home.store.update_life(&others));
+    assert!(matches!(waited, Err(StoreError::Query { .. })), "{waited:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(other.unwrap(), "whoever wants something else goes on");
+    transaction.rollback().await.unwrap();
+    assert!(home.store.update_life(&paused).await.unwrap());
 }

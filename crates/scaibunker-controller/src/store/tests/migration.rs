@@ -15,7 +15,7 @@ use crate::{
     store::{DatabaseUrl, database::MIGRATIONS, to_json, to_micros},
 };
 
-async fn connect(database: &Database) -> AnyConnection {
+pub(super) async fn connect(database: &Database) -> AnyConnection {
     install_default_drivers();
     let url = match &database.url {
         DatabaseUrl::Sqlite(path) => format!("sqlite://{}?mode=rwc", path.display()),
