@@ -128,6 +128,23 @@ impl RouteInfo {
     }
 }
 
+/// A function for each method that makes a route of a handler.
+macro_rules! routes_of {
+    ($($(#[$doc:meta])* $name:ident = $method:ident;)*) => {$(
+        $(#[$doc])*
+        pub(super) fn $name<H: Handler<T, Arc<App>>, T: 'static>(
+            path: &'static str,
+            operation: &'static str,
+            summary: &'static str,
+            access: Access,
+            handler: H,
+        ) -> Self {
+            let handler = Some(on(MethodFilter::$method, handler));
+            Self { handler, ..Self::new(Method::$method, path, operation, summary, access) }
+        }
+    )*};
+}
+
 /// A route.
 pub(super) struct Route {
     pub info: RouteInfo,
@@ -176,60 +193,13 @@ impl Route {
         Self::new(method, path, operation, summary, access).unaudited()
     }
 
-    /// A `GET`, and the `HEAD` that goes with it.
-    pub(super) fn get<H: Handler<T, Arc<App>>, T: 'static>(
-        path: &'static str,
-        operation: &'static str,
-        summary: &'static str,
-        access: Access,
-        handler: H,
-    ) -> Self {
-        let handler = Some(on(MethodFilter::GET, handler));
-        Self { handler, ..Self::new(Method::GET, path, operation, summary, access) }
-    }
-
-    pub(super) fn post<H: Handler<T, Arc<App>>, T: 'static>(
-        path: &'static str,
-        operation: &'static str,
-        summary: &'static str,
-        access: Access,
-        handler: H,
-    ) -> Self {
-        let handler = Some(on(MethodFilter::POST, handler));
-        Self { handler, ..Self::new(Method::POST, path, operation, summary, access) }
-    }
-
-    pub(super) fn put<H: Handler<T, Arc<App>>, T: 'static>(
-        path: &'static str,
-        operation: &'static str,
-        summary: &'static str,
-        access: Access,
-        handler: H,
-    ) -> Self {
-        let handler = Some(on(MethodFilter::PUT, handler));
-        Self { handler, ..Self::new(Method::PUT, path, operation, summary, access) }
-    }
-
-    pub(super) fn patch<H: Handler<T, Arc<App>>, T: 'static>(
-        path: &'static str,
-        operation: &'static str,
-        summary: &'static str,
-        access: Access,
-        handler: H,
-    ) -> Self {
-        let handler = Some(on(MethodFilter::PATCH, handler));
-        Self { handler, ..Self::new(Method::PATCH, path, operation, summary, access) }
-    }
-
-    pub(super) fn delete<H: Handler<T, Arc<App>>, T: 'static>(
-        path: &'static str,
-        operation: &'static str,
-        summary: &'static str,
-        access: Access,
-        handler: H,
-    ) -> Self {
-        let handler = Some(on(MethodFilter::DELETE, handler));
-        Self { handler, ..Self::new(Method::DELETE, path, operation, summary, access) }
+    routes_of! {
+        /// A `GET`, and the `HEAD` that goes with it.
+        get = GET;
+        post = POST;
+        put = PUT;
+        patch = PATCH;
+        delete = DELETE;
     }
 
     /// A parameter of the path.

@@ -11,7 +11,6 @@ mod losses;
 mod migration;
 mod quotas;
 mod races;
-mod throughput;
 mod workers;
 mod world;
 
