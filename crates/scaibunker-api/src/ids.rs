@@ -119,6 +119,8 @@ ids! {
     BunkerId = "bnk_";
     /// An image.
     ImageId = "img_";
+    /// An availability group: images and the workers that keep them.
+    AvailabilityGroupId = "avg_";
     /// A worker.
     WorkerId = "wrk_";
     /// One command run in a bunker.

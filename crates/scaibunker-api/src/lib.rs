@@ -15,6 +15,7 @@ pub mod image;
 pub mod permission;
 pub mod quota;
 pub mod shell;
+pub mod storage;
 pub mod time;
 pub mod worker;
 

@@ -22,6 +22,10 @@
 //! | `DELETE /bunkers/{id}/execs/{exec_id}` | kills the command's processes and forgets it; 204 |
 //! | `… /bunkers/{id}/files…` | the guest's own routes (`scaibunker-guest-protocol::files`), passed on |
 //! | `POST /bunkers/{id}/files/commit` | [`CommitFile`] → the guest's entry; puts an object of the storage proxy into the bunker |
+//! | `GET /images` | [`ImageReport`] of every image it was asked for |
+//! | `GET /images/{id}` | one [`ImageReport`], 404 when it was never asked for it, or has forgotten it |
+//! | `PUT /images/{id}` | [`EnsureImage`] → [`ImageReport`] at once, 202; the work goes on. Idempotent: what is ready or under way stays, what failed or was evicted is tried again |
+//! | `DELETE /images/{id}` | gives up what is under way and frees the image once no bunker uses it; idempotent, 204 |
 //!
 //! An exec stream towards the worker is a `Spec` frame with a [`StartExec`] (not on `attach`), then
 //! `Stdin` frames and at most one `StdinEnd`. Its end without `StdinEnd` closes the input of an
@@ -47,12 +51,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::ErrorBody,
     exec::{Command, ExecMode},
-    ids::{BunkerId, ExecId, WorkerId},
+    ids::{BunkerId, ExecId, ImageId, WorkerId},
+    image::{CacheStatus, RegistryAuth, RootConfig},
     time,
 };
 
 /// Version of everything in this module; a controller refuses a worker that is more than one off.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Value of the `Upgrade` header with which a worker asks for its link.
 pub const LINK_PROTOCOL: &str = "scaibunker-link";
@@ -68,7 +73,7 @@ pub struct Capacity {
     pub disk_mb: u64,
 }
 
-/// An image that a worker can start bunkers from at once.
+/// An image that a worker makes itself from Debian's packages and can start bunkers from at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReadyImage {
     pub name: String,
@@ -77,6 +82,138 @@ pub struct ReadyImage {
     pub default_cpu_millicores: u32,
     pub default_memory_mb: u32,
     pub default_disk_mb: u32,
+    #[serde(default)]
+    pub config: RootConfig,
+}
+
+/// The body of `PUT /images/{id}` on the link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EnsureImage {
+    /// For logs.
+    pub name: String,
+    pub from: ImageFrom,
+    /// Of bunkers that say nothing else: the worker keeps a template of that shape.
+    pub default_cpu_millicores: u32,
+    pub default_memory_mb: u32,
+    pub default_disk_mb: u32,
+    /// Over those of the image's own configuration.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Where a worker gets an image's root file system from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum ImageFrom {
+    /// The worker bakes it, and stores it below `images/{id}/` at the storage proxy for the others.
+    Source {
+        source: BakeSource,
+        /// Largest root file system, in MiB.
+        size_mib: u32,
+    },
+    /// Another worker has baked and stored it.
+    Stored { baked: BakedRoot },
+}
+
+/// What a root file system is baked from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum BakeSource {
+    Oci { reference: String, auth: Option<RegistryAuth> },
+    /// A file below the worker's import directory.
+    TarPath { path: String },
+    /// An object of the storage proxy.
+    TarKey { key: String },
+}
+
+/// A root file system in the storage proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BakedRoot {
+    /// `images/{id}/{hexadecimal digest}.ext4.zst`: the file system, compressed with zstd.
+    pub key: String,
+    /// `sha256:…` of the file system itself.
+    pub digest: String,
+    /// Bytes of the file system itself.
+    pub size_bytes: u64,
+    /// `sha256:…` of the manifest it was baked from.
+    pub manifest_digest: Option<String>,
+    pub config: RootConfig,
+}
+
+/// What a worker has of one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImageReport {
+    pub image_id: ImageId,
+    pub status: CacheStatus,
+    /// Percent of the step that `status` names.
+    pub progress: u8,
+    /// Why it failed. A `pending` one with an error was evicted to make room, and is fetched again
+    /// when it is asked for.
+    pub error: Option<ImageFault>,
+    /// Bytes of the root file system on this worker's disk.
+    pub size_bytes: Option<u64>,
+    #[serde(with = "time")]
+    #[schemars(with = "Timestamp")]
+    pub updated_at: Timestamp,
+    /// What was baked here, once it is stored. It may be `ready` here before that.
+    pub baked: Option<BakedRoot>,
+}
+
+/// Why a worker could not get an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImageFault {
+    pub cause: ImageFaultCause,
+    /// For people: the cause in words, what happened, and the next step.
+    pub message: String,
+}
+
+/// What went wrong with an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageFaultCause {
+    /// The registry does not accept the credentials, or wants some.
+    RegistryAuth,
+    /// The registry does not answer, or broke off again and again.
+    RegistryUnreachable,
+    /// The registry, the import directory or the storage proxy has no such image.
+    NotFound,
+    /// What came is not what the digest says.
+    DigestMismatch,
+    /// A layer or an archive is damaged, or not what it says it is.
+    Corrupt,
+    /// It does not fit into `size_mib`.
+    SizeCap,
+    /// It is beyond the bounds of what is unpacked: entries, layers, ratio of compression.
+    Refused,
+    /// The worker's disk is full, or the image is larger than its budget for images.
+    NoSpace,
+    OutOfMemory,
+    /// The storage proxy failed.
+    Storage,
+    /// Evicted to make room.
+    Evicted,
+    /// A fault of the worker itself.
+    Internal,
+}
+
+impl ImageFaultCause {
+    /// Whether every other worker would fail as well.
+    #[must_use]
+    pub fn is_of_the_source(self) -> bool {
+        match self {
+            Self::RegistryAuth
+            | Self::NotFound
+            | Self::DigestMismatch
+            | Self::Corrupt
+            | Self::SizeCap
+            | Self::Refused => true,
+            Self::RegistryUnreachable
+            | Self::NoSpace
+            | Self::OutOfMemory
+            | Self::Storage
+            | Self::Evicted
+            | Self::Internal => false,
+        }
+    }
 }
 
 /// The body of `POST /workers/register`.
@@ -91,6 +228,8 @@ pub struct RegisterWorker {
     pub engine: String,
     pub capacity: Capacity,
     pub images: Vec<ReadyImage>,
+    #[serde(default)]
+    pub image_cache: Vec<ImageReport>,
 }
 
 /// The answer to a registration.
@@ -103,6 +242,9 @@ pub struct Registered {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Heartbeat {
     pub images: Vec<ReadyImage>,
+    /// A worker sends a heartbeat at once, though no more than one a second, when this changes.
+    #[serde(default)]
+    pub image_cache: Vec<ImageReport>,
     pub bunkers: Vec<BunkerReport>,
 }
 
@@ -131,7 +273,7 @@ pub enum WorkerBunkerState {
 /// The body of `PUT /bunkers/{id}` on the link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartBunker {
-    /// Image name as the worker reported it.
+    /// `sha256:…` of the root file system.
     pub image: String,
     pub cpu_millicores: u32,
     pub memory_mb: u32,
@@ -256,4 +398,5 @@ pub struct Worker {
     pub capacity: Capacity,
     pub allocated: Capacity,
     pub images: Vec<ReadyImage>,
+    pub image_cache: Vec<ImageReport>,
 }

@@ -117,6 +117,7 @@ impl Worker {
             engine: engine_text,
             capacity,
             images: images.iter().map(ready_image).collect(),
+            image_cache: Vec::new(),
         };
 
         let (bunkers, link) = (CancellationToken::new(), CancellationToken::new());

@@ -27,6 +27,7 @@ use hyper_util::{
 };
 use scaibunker_api::{
     ids::WorkerId,
+    image::RootConfig,
     worker::{HEARTBEAT_INTERVAL_S, Heartbeat, ReadyImage, RegisterWorker},
 };
 use tokio::{
@@ -172,6 +173,7 @@ impl Link {
     async fn heartbeat(&self, worker_id: WorkerId) -> Result<(), LinkError> {
         let heartbeat = Heartbeat {
             images: self.introduction.images.clone(),
+            image_cache: Vec::new(),
             bunkers: self.supervisor.reports(),
         };
         self.controller.heartbeat(worker_id, &heartbeat).await
@@ -188,5 +190,6 @@ pub fn ready_image(image: &crate::assets::BakedImage) -> ReadyImage {
         default_cpu_millicores: image.config.default_cpu_millicores,
         default_memory_mb: image.config.default_memory_mb,
         default_disk_mb: image.config.default_disk_mb,
+        config: RootConfig::default(),
     }
 }
