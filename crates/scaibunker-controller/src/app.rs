@@ -83,7 +83,7 @@ impl App {
         let Foundations { store, ledger, credentials, objects, worker_token, stale_after, .. } =
             foundations;
         let live = store.live_bunkers(None).await?;
-        let (workers, images) = (store.workers().await?, store.images().await?);
+        let (workers, images) = (store.workers().await?, store.built_in_images().await?);
         let fleet = Arc::new(Fleet::restore(workers, images, &live, stale_after));
         let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
         let (drained, stopped) = (CancellationToken::new(), CancellationToken::new());

@@ -72,7 +72,7 @@ pub fn link(app: &Arc<App>, id: WorkerId, upgrade: OnUpgrade) -> Result<(), Fail
 }
 
 async fn store_worker(app: &App, record: WorkerRecord) -> Result<(), Failure> {
-    let images = app.store.put_images(&record.images).await?;
+    let images = app.store.put_built_in_images(&record.images, Timestamp::now()).await?;
     app.store.put_worker(&record).await?;
     app.fleet.register(record, images);
     Ok(())

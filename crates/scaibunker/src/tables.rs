@@ -104,7 +104,7 @@ pub fn images(images: &[Image]) -> Table {
             [
                 image.name.clone(),
                 image.id.to_string(),
-                mib(image.size_bytes.div_ceil(1024 * 1024)),
+                mib(image.size_bytes.unwrap_or_default().div_ceil(1024 * 1024)),
                 cores(image.default_cpu_millicores.into()),
                 mib(image.default_memory_mb.into()),
                 mib(image.default_disk_mb.into()),

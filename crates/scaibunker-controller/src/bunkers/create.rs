@@ -132,7 +132,7 @@ impl Bunkers {
         let (written, is_written) = oneshot::channel();
         let start = Start {
             bunker: bunker.clone(),
-            image: image.name,
+            image: image.digest.unwrap_or_default(),
             key: key.clone(),
             reservation,
             quota,

@@ -144,10 +144,10 @@ pub fn resolve(request: CreateBunker, image: &Image) -> Spec {
 mod tests {
     use std::collections::BTreeMap;
 
-    use scaibunker_api::{bunker::NetworkProfile, ids::ImageId};
+    use scaibunker_api::bunker::NetworkProfile;
 
     use super::*;
-    use crate::domain::actor::tests::actor;
+    use crate::domain::{actor::tests::actor, image};
 
     fn request() -> CreateBunker {
         CreateBunker { image: "busybox".to_owned(), ..CreateBunker::default() }
@@ -235,13 +235,10 @@ mod tests {
     #[test]
     fn defaults_come_from_the_image_and_the_mode() {
         let image = Image {
-            id: ImageId::generate(),
-            name: "busybox".to_owned(),
-            digest: "sha256:0".to_owned(),
-            size_bytes: 1,
             default_cpu_millicores: 500,
             default_memory_mb: 128,
             default_disk_mb: 64,
+            ..image::tests::built_in()
         };
         let asked = CreateBunker {
             memory_mb: Some(256),

@@ -12,6 +12,7 @@ pub mod file;
 pub mod file_answer;
 pub mod group_tree;
 pub mod iam;
+pub mod image;
 pub mod network;
 pub mod output;
 pub mod patch;

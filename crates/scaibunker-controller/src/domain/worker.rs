@@ -70,6 +70,7 @@ mod tests {
             engine: "qemu".to_owned(),
             capacity: Capacity::default(),
             images: Vec::new(),
+            image_cache: Vec::new(),
         }
     }
 

@@ -192,7 +192,8 @@ impl Fleet {
             .images
             .values()
             .filter(|image| {
-                image.name == name && digest.is_none_or(|digest| image.digest == digest)
+                image.name == name
+                    && digest.is_none_or(|digest| image.digest.as_deref() == Some(digest))
             })
             .max_by_key(|image| (is_at_hand(image), image.id))
             .cloned()
@@ -256,6 +257,7 @@ impl Fleet {
             capacity: record.capacity,
             allocated: seat.allocated,
             images: record.images,
+            image_cache: Vec::new(),
         }
     }
 }
@@ -274,7 +276,9 @@ impl State {
 impl Seat {
     fn has(&self, image: &Image) -> bool {
         let ready = &self.record.images;
-        ready.iter().any(|ready| ready.name == image.name && ready.digest == image.digest)
+        ready
+            .iter()
+            .any(|ready| ready.name == image.name && Some(&ready.digest) == image.digest.as_ref())
     }
 }
 

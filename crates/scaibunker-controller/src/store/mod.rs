@@ -18,6 +18,7 @@ mod database;
 mod grouped_writes;
 mod groups;
 mod idempotency;
+mod images;
 mod partners;
 mod quotas;
 mod select;

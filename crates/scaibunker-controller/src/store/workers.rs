@@ -1,11 +1,7 @@
-//! Workers and the images they have.
+//! Workers.
 
 use jiff::Timestamp;
-use scaibunker_api::{
-    ids::{ImageId, WorkerId},
-    image::Image,
-    worker::{Capacity, ReadyImage},
-};
+use scaibunker_api::{ids::WorkerId, worker::Capacity};
 
 use super::{Store, StoreError, from_json, from_micros, parsed, to_json, to_micros};
 use crate::domain::worker::WorkerRecord;
@@ -21,17 +17,6 @@ struct WorkerRow {
     disk_mb: i64,
     images: String,
     last_heartbeat_at: i64,
-}
-
-#[derive(sqlx::FromRow)]
-struct ImageRow {
-    id: String,
-    name: String,
-    digest: String,
-    size_bytes: i64,
-    default_cpu_millicores: i64,
-    default_memory_mb: i64,
-    default_disk_mb: i64,
 }
 
 impl TryFrom<WorkerRow> for WorkerRecord {
@@ -54,26 +39,7 @@ impl TryFrom<WorkerRow> for WorkerRecord {
     }
 }
 
-impl TryFrom<ImageRow> for Image {
-    type Error = StoreError;
-
-    fn try_from(row: ImageRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: parsed("images.id", &row.id)?,
-            name: row.name,
-            digest: row.digest,
-            size_bytes: unsigned("images.size_bytes", row.size_bytes)?,
-            default_cpu_millicores: unsigned(
-                "images.default_cpu_millicores",
-                row.default_cpu_millicores,
-            )?,
-            default_memory_mb: unsigned("images.default_memory_mb", row.default_memory_mb)?,
-            default_disk_mb: unsigned("images.default_disk_mb", row.default_disk_mb)?,
-        })
-    }
-}
-
-fn unsigned<T: TryFrom<i64, Error: std::fmt::Display>>(
+pub(super) fn unsigned<T: TryFrom<i64, Error: std::fmt::Display>>(
     column: &'static str,
     number: i64,
 ) -> Result<T, StoreError> {
@@ -81,7 +47,7 @@ fn unsigned<T: TryFrom<i64, Error: std::fmt::Display>>(
 }
 
 /// Numbers past the column's range, which only a lying worker sends, become its end.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -129,48 +95,5 @@ impl Store {
             .await
             .map_err(StoreError::query("read the workers"))?;
         rows.into_iter().map(WorkerRecord::try_from).collect()
-    }
-
-    /// Gives each image a record; one that has a record already (same name and digest) keeps its
-    /// id.
-    pub async fn put_images(&self, images: &[ReadyImage]) -> Result<Vec<Image>, StoreError> {
-        let failed = || StoreError::query("store images");
-        let mut transaction = self.writer.begin().await.map_err(failed())?;
-        let mut records: Vec<Option<Image>> = vec![None; images.len()];
-        // In one order everywhere: workers that register the same images do not wait in a circle.
-        let mut order: Vec<_> = images.iter().zip(&mut records).collect();
-        order.sort_unstable_by_key(|(image, _)| (&image.name, &image.digest));
-        for (image, record) in order {
-            let row: ImageRow = sqlx::query_as(
-                "INSERT INTO images (id, name, digest, size_bytes, default_cpu_millicores, \
-                 default_memory_mb, default_disk_mb) VALUES ($1, $2, $3, $4, $5, $6, $7) \
-                 ON CONFLICT (name, digest) DO UPDATE SET size_bytes = excluded.size_bytes, \
-                 default_cpu_millicores = excluded.default_cpu_millicores, \
-                 default_memory_mb = excluded.default_memory_mb, \
-                 default_disk_mb = excluded.default_disk_mb RETURNING *",
-            )
-            .bind(ImageId::generate().to_string())
-            .bind(&image.name)
-            .bind(&image.digest)
-            .bind(signed(image.size_bytes))
-            .bind(i64::from(image.default_cpu_millicores))
-            .bind(i64::from(image.default_memory_mb))
-            .bind(i64::from(image.default_disk_mb))
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(failed())?;
-            *record = Some(Image::try_from(row)?);
-        }
-        transaction.commit().await.map_err(failed())?;
-        Ok(records.into_iter().flatten().collect())
-    }
-
-    /// Every image that ever had a record.
-    pub async fn images(&self) -> Result<Vec<Image>, StoreError> {
-        let rows: Vec<ImageRow> = sqlx::query_as("SELECT * FROM images ORDER BY id")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(StoreError::query("read the images"))?;
-        rows.into_iter().map(Image::try_from).collect()
     }
 }

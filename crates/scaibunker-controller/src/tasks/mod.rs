@@ -64,10 +64,6 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
         let result = audit_retention::run_once(&app).await;
         (app, result.map_err(Into::into))
     });
-    runner.spawn("key uses", five_seconds, Arc::clone(app), |app| async {
-        let result = app.credentials.flush_uses().await;
-        (app, result.map_err(Into::into))
-    });
     runner.set
 }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use scaibunker_api::{bunker::BunkerStatus, ids::ApiKeyId, worker::ReadyImage};
+use scaibunker_api::{bunker::BunkerStatus, ids::ApiKeyId, image::RootConfig, worker::ReadyImage};
 
 use super::{Database, Home, now};
 use crate::{
@@ -60,6 +60,7 @@ pub(super) async fn images_and_uses_in_any_order_hold_nobody_up(database: Databa
         default_cpu_millicores: 1,
         default_memory_mb: 1,
         default_disk_mb: 1,
+        config: RootConfig::default(),
     };
     let images: Vec<_> = (0..40).map(image).collect();
     let uses: Vec<_> = images.iter().map(|_| (ApiKeyId::generate(), now())).collect();
@@ -68,7 +69,7 @@ pub(super) async fn images_and_uses_in_any_order_hold_nobody_up(database: Databa
         images.rotate_left(number);
         uses.rotate_left(number);
         tokio::spawn(async move {
-            let records = store.put_images(&images).await.unwrap();
+            let records = store.put_built_in_images(&images, now()).await.unwrap();
             let names =
                 |names: &mut dyn Iterator<Item = &String>| names.cloned().collect::<Vec<_>>();
             assert_eq!(
@@ -81,7 +82,7 @@ pub(super) async fn images_and_uses_in_any_order_hold_nobody_up(database: Databa
     for done in join_all(registrations).await {
         done.unwrap();
     }
-    assert_eq!(home.store.images().await.unwrap().len(), images.len());
+    assert_eq!(home.store.built_in_images().await.unwrap().len(), images.len());
 }
 
 pub(super) async fn two_controllers_may_start_at_once(database: Database) {

@@ -1,4 +1,7 @@
-use scaibunker_api::worker::{Capacity, ReadyImage};
+use scaibunker_api::{
+    image::RootConfig,
+    worker::{Capacity, ReadyImage},
+};
 
 use super::{Database, now, seconds, worker};
 
@@ -10,6 +13,7 @@ fn image(digest: &str) -> ReadyImage {
         default_cpu_millicores: u32::MAX,
         default_memory_mb: 1,
         default_disk_mb: 1,
+        config: RootConfig::default(),
     }
 }
 
@@ -34,12 +38,12 @@ pub(super) async fn a_worker_is_read_as_it_was_written(database: Database) {
 
 pub(super) async fn an_image_keeps_its_id(database: Database) {
     let store = database.open().await;
-    let first = store.put_images(&[image("sha256:1")]).await.unwrap();
+    let first = store.put_built_in_images(&[image("sha256:1")], now()).await.unwrap();
     let smaller = ReadyImage { size_bytes: 5, ..image("sha256:1") };
-    let second = store.put_images(&[image("sha256:2"), smaller]).await.unwrap();
+    let second = store.put_built_in_images(&[image("sha256:2"), smaller], now()).await.unwrap();
     assert_eq!(second[1].id, first[0].id);
-    assert_eq!((first[0].size_bytes, second[1].size_bytes), (i64::MAX as u64, 5));
-    assert_eq!(second[0].digest, "sha256:2");
-    assert_eq!(store.images().await.unwrap().len(), 2);
-    assert!(store.put_images(&[]).await.unwrap().is_empty());
+    assert_eq!((first[0].size_bytes, second[1].size_bytes), (Some(i64::MAX as u64), Some(5)));
+    assert_eq!(second[0].digest.as_deref(), Some("sha256:2"));
+    assert_eq!(store.built_in_images().await.unwrap().len(), 2);
+    assert!(store.put_built_in_images(&[], now()).await.unwrap().is_empty());
 }

@@ -98,6 +98,7 @@ pub fn busybox() -> ReadyImage {
         default_cpu_millicores: 1000,
         default_memory_mb: 256,
         default_disk_mb: 64,
+        config: Default::default(),
     }
 }
 
@@ -147,6 +148,7 @@ impl SimWorker {
             engine: "sim".to_owned(),
             capacity: *self.capacity.lock().unwrap(),
             images: vec![busybox()],
+            image_cache: Vec::new(),
         };
         let answer =
             api.post("/workers/register", &serde_json::to_value(introduction).unwrap()).await;
@@ -195,7 +197,8 @@ impl SimWorker {
     }
 
     pub async fn heartbeat(&self, base: &str) {
-        let beat = Heartbeat { images: vec![busybox()], bunkers: self.reports() };
+        let beat =
+            Heartbeat { images: vec![busybox()], image_cache: Vec::new(), bunkers: self.reports() };
         let api = Api::new(base.to_owned(), WORKER_TOKEN.to_owned());
         let path = format!("/workers/{}/heartbeat", self.id());
         let answer = api.post(&path, &serde_json::to_value(beat).unwrap()).await;
@@ -280,7 +283,7 @@ async fn start(
     headers: HeaderMap,
     Json(spec): Json<StartBunker>,
 ) -> Response {
-    assert_eq!(spec.image, "busybox");
+    assert_eq!(spec.image, busybox().digest);
     worker.starts.fetch_add(1, Ordering::Relaxed);
     let request_id = headers["x-request-id"].to_str().unwrap().to_owned();
     worker.request_ids.lock().unwrap().push(request_id);

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use jiff::Timestamp;
 use scaibunker_api::{
     ids::BunkerId,
+    image::RootConfig,
     worker::{
         BunkerReport, Capacity, HEARTBEAT_INTERVAL_S, Heartbeat, PROTOCOL_VERSION, ReadyImage,
         RegisterWorker, WorkerBunkerState,
@@ -49,7 +50,11 @@ impl SimWorker {
             let mut beats = interval(Duration::from_secs(HEARTBEAT_INTERVAL_S));
             loop {
                 beats.tick().await;
-                let beat = Heartbeat { images: vec![image()], bunkers: Vec::new() };
+                let beat = Heartbeat {
+                    images: vec![image()],
+                    image_cache: Vec::new(),
+                    bunkers: Vec::new(),
+                };
                 if let Err(error) = controller.heartbeat(registered.worker_id, &beat).await {
                     tracing::warn!(%error, "the simulated worker's heartbeat failed");
                 }
@@ -68,6 +73,7 @@ fn introduction() -> RegisterWorker {
         engine: "simulated".to_owned(),
         capacity: CAPACITY,
         images: vec![image()],
+        image_cache: Vec::new(),
     }
 }
 
@@ -78,6 +84,7 @@ fn image() -> ReadyImage {
         size_bytes: 0,
         default_cpu_millicores: 1_000,
         default_memory_mb: 256,
+        config: RootConfig::default(),
         default_disk_mb: 64,
     }
 }
