@@ -4,6 +4,7 @@
 
 pub mod activity;
 pub mod assets;
+pub mod bake;
 pub mod bunker_state;
 pub mod channel;
 pub mod config;
