@@ -76,7 +76,7 @@ BUILD_PACKAGES=(gcc libc6-dev)
 RUN_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs uidmap)
 
 # Servers and clients that tests start for themselves.
-TEST_PACKAGES=(curl postgresql redis-server)
+TEST_PACKAGES=(apache2-utils curl docker-registry postgresql redis-server skopeo umoci)
 
 # Builds the program and puts the guest agent beside it.
 build_release() {
