@@ -113,7 +113,7 @@ fn recipe(ingredients: &[&str]) -> String {
     hexadecimal(&hash.finalize()[..6])
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
