@@ -20,17 +20,15 @@ use super::{
 
 /// Options of the file system, which is only ever read, and whose bytes depend on the tree alone.
 /// The UUID and the seed are those of the built-in images.
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 9] = [
     "-q",
     "-F",
     "-b4096",
     "-I256",
     "-m0",
-    "-Tnone",
     "-O^has_journal,^resize_inode",
     "-Eroot_owner=0:0,hash_seed=6d3c0a52-2f5c-4f39-9d0e-5b1f7d3a9c11",
     "-U3f0e8d6b-7c55-4a7e-8a39-0c2d9b64e1f7",
-    "-eremount-ro",
     "-d",
 ];
 
@@ -41,7 +39,6 @@ enable_periodic_fsck = 0
 ext4 = {
     features = extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
 }
-none = { }
 ";
 
 /// The time of all that has none of its own: 2020-01-01.

@@ -126,6 +126,9 @@ fn change_root(work_dir: &Path) -> Result<(), Fault> {
     let null = root.join("dev/null");
     File::create(&null).map_err(failed("make /dev/null"))?;
     mount_bind_recursive("/dev/null", &null).map_err(failed("show /dev/null"))?;
+    // e2fsprogs does not touch a file before it has looked whether that is mounted.
+    fs::create_dir(root.join("etc")).map_err(failed("make /etc"))?;
+    File::create(root.join("etc/mtab")).map_err(failed("make /etc/mtab"))?;
     let work = root.join(&WORK[1..]);
     mkdirat(CWD, &work, Mode::RWXU).map_err(failed("make its work directory"))?;
     // Alone, without the new root that is mounted in it.
