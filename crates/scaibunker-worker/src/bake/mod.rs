@@ -34,6 +34,8 @@ mod measure;
 mod pax;
 mod sparse;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod unpack;
 mod whiteout;

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn records_are_taken_apart() {
         let mut pax = Pax::default();
-        pax.parse(b"12 path=a=b\n16 mtime=-1.500\n26 SCHILY.xattr.user.a=x\ny\n").unwrap();
+        pax.parse(b"12 path=a=b\n16 mtime=-1.500\n27 SCHILY.xattr.user.a=x\ny\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(b"a=b".as_slice()));
         assert_eq!(pax.mtime, Some(-2));
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"x\ny".to_vec())]);
