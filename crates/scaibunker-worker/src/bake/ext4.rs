@@ -202,10 +202,10 @@ fn commands(device: &Device, script: &mut String) -> Result<(), Fault> {
     line(format_args!("mknod \"{name}\" {kind} {major} {minor}"))?;
     line(format_args!("cd /"))?;
     for (field, value) in [
-        ("mode", format!("{:#o}", type_bits | mode)),
+        ("mode", format!("0{:o}", type_bits | mode)),
         ("uid", uid.to_string()),
         ("gid", gid.to_string()),
-        ("mtime", format!("@{mtime}")),
+        ("mtime", format!("@{}", (*mtime).max(0))),
     ] {
         line(format_args!("set_inode_field {path} {field} {value}"))?;
     }
