@@ -167,6 +167,9 @@ pub enum Command {
     Up(Box<UpArgs>),
     Doctor(DoctorArgs),
     Completions(CompletionsArgs),
+    /// Unpack layers in a jail; started by the worker
+    #[command(name = scaibunker_worker::bake::HELPER_COMMAND, hide = true)]
+    BakeHelper,
 }
 
 impl Command {

@@ -81,6 +81,8 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
         Command::Images => inventory::images(&global).await?,
         Command::Workers => inventory::workers(&global).await?,
         Command::Completions(args) => completions::run(&global, &args)?,
+        // `main` runs it, before there are threads.
+        Command::BakeHelper => {}
     }
     Ok(0)
 }

@@ -29,10 +29,14 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(cli.command, Command::BakeHelper) {
+        // Enters namespaces, which a process with threads may not.
+        return scaibunker_worker::bake::helper_main();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(exit::FAILED, &format!("cannot start: {error}")),

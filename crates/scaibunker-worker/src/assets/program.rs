@@ -49,6 +49,7 @@ programs! {
     E2FSCK = "e2fsck" of "e2fsprogs",
     MKFS_EXT4 = "mkfs.ext4" of "e2fsprogs",
     MMDEBSTRAP = "mmdebstrap" of "mmdebstrap",
+    NEWGIDMAP = "newgidmap" of "uidmap",
     NEWUIDMAP = "newuidmap" of "uidmap",
     SHELL = "sh" of "dash",
     XZ = "xz" of "xz-utils",

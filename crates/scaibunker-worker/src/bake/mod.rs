@@ -19,12 +19,36 @@
 //!                                         inode_times.rs  the same bytes every time
 //! ```
 
+mod archive;
+mod attributes;
+mod drive;
+mod ext4;
+mod helper;
+mod idmap;
+mod inode_times;
+mod jail;
+mod job;
+mod layer;
+mod limits;
+mod measure;
+mod pax;
+mod sparse;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod unpack;
+mod whiteout;
+
 use std::{io, path::Path};
 
 use scaibunker_api::worker::ImageFaultCause;
 use serde::{Deserialize, Serialize};
 
 use crate::jail::CgroupRoot;
+
+pub use drive::{bake, clear};
+pub use helper::helper_main;
 
 /// The hidden subcommand under which this program is the helper.
 pub const HELPER_COMMAND: &str = "bake-helper";
