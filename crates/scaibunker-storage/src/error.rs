@@ -24,6 +24,8 @@ pub enum StorageError {
     Key(String),
     #[error("a signed URL is valid for at least 1 second and at most 7 days")]
     Lifetime,
+    #[error("there is no SCAIBUNKER_CAPABILITY_SECRET to sign a URL with")]
+    NoSecret,
     #[error("the object store is full: it cannot take `{key}`")]
     NoSpace { key: String, source: object_store::Error },
     #[error("the object store cannot {action} `{key}`")]
@@ -70,6 +72,10 @@ impl From<&StorageError> for ErrorBody {
                     "the disk of the object store is full: `{key}` was not stored, and nothing of \
                      it was kept; the operator has to make room"
                 ),
+            ),
+            StorageError::NoSecret => Self::new(
+                ErrorCode::Internal,
+                "this server has no SCAIBUNKER_CAPABILITY_SECRET, so it can sign no URL",
             ),
             StorageError::Store { .. } => Self::new(
                 ErrorCode::Internal,

@@ -4,6 +4,7 @@
 //! store's credentials. [`Objects`] is the store: a directory of this machine, or S3.
 
 mod access;
+mod capability;
 mod directory;
 mod error;
 mod key;
@@ -13,17 +14,19 @@ mod range;
 mod read;
 mod s3;
 mod s3_transport;
+mod secret;
 mod segments;
 mod signed_url;
 mod upload;
 mod worker_token;
 
 pub use self::{
+    capability::{MintError, is_capability},
     error::{OpenError, StorageError},
     objects::{Objects, PresignedPut},
     proxy::router,
     read::ObjectBody,
     s3::S3Config,
-    signed_url::SigningSecret,
+    secret::SigningSecret,
     worker_token::WorkerToken,
 };

@@ -162,7 +162,7 @@ async fn read(
 
 fn failed(key: &str, error: &StorageError) -> ErrorBody {
     match error {
-        StorageError::Key(_) | StorageError::Lifetime => {}
+        StorageError::Key(_) | StorageError::Lifetime | StorageError::NoSecret => {}
         StorageError::NoSpace { .. } => {
             tracing::warn!(key, error = chain(error), "the object store is full");
         }

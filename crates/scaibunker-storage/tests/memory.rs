@@ -72,7 +72,7 @@ fn a_request_holds_less_than_16_mib_whatever_the_size_of_the_object() {
     let directory = Objects::directory(dir.path(), secret).unwrap();
     measure("directory", &runtime, directory);
     let server = S3Process::start();
-    measure("s3", &runtime, Objects::s3(common::config(&server.endpoint)).unwrap());
+    measure("s3", &runtime, Objects::s3(common::config(&server.endpoint), None).unwrap());
 }
 
 fn measure(name: &str, runtime: &Runtime, objects: Objects) {

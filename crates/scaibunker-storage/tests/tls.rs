@@ -49,7 +49,7 @@ fn a_server_is_used_over_tls_if_the_host_knows_its_certificate() {
 
 async fn use_server(endpoint: String) {
     let config = S3Config { allow_http: false, ..common::config(&endpoint) };
-    let objects = Objects::s3(config).unwrap();
+    let objects = Objects::s3(config, None).unwrap();
     assert_eq!(objects.head("files/bnk_1/a").await.unwrap(), None);
 }
 

@@ -43,8 +43,9 @@ pub(super) async fn serve_outputs(
     request: Request,
     next: Next,
 ) -> Response {
-    let is_user =
-        bearer(request.headers()).is_some_and(|token| !outputs.app.worker_token.is(token));
+    let is_user = bearer(request.headers()).is_some_and(|token| {
+        !outputs.app.worker_token.is(token) && !scaibunker_storage::is_capability(token)
+    });
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     if is_user && is_read && output_of(request.uri().path()).is_some() {
         return outputs.router.oneshot(request).await.into_response();

@@ -10,6 +10,7 @@ mod outages;
 mod segments;
 mod signed;
 mod stage;
+mod storage_proxy_401s;
 mod uploads;
 
 /// Runs each test over both stores.
@@ -52,4 +53,7 @@ suite! {
     signed: a_signed_url_stores_its_object_until_it_expires
         a_changed_signed_url_is_refused
         the_signature_alone_decides;
+    storage_proxy_401s: the_proxy_verifies_a_worker_token_and_capability_tokens
+        a_mismatch_of_the_worker_token_is_named
+        the_capability_secret_must_be_set_on_both;
 }

@@ -13,7 +13,7 @@ use crate::{
 
 async fn is_a_clear_failure(config: S3Config) {
     let secret = config.secret_access_key.clone();
-    let objects = Objects::s3(config).unwrap();
+    let objects = Objects::s3(config, None).unwrap();
     let error = objects.head("files/a").await.unwrap_err();
     assert!(matches!(error, StorageError::Store { .. }));
     assert!(!format!("{error:?}").contains(&secret));

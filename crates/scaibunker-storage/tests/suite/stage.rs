@@ -19,7 +19,7 @@ use tower::ServiceExt as _;
 use crate::common::{self, S3Server};
 
 pub const TOKEN: &str = "worker-secret";
-const SIGNING_SECRET: &str = "signing-secret";
+pub const SIGNING_SECRET: &str = "signing-secret";
 /// Below which the proxy is served, as the controller does.
 const PREFIX: &str = "/v1/modules/scaibunker";
 
@@ -44,13 +44,23 @@ impl Stage {
     pub async fn s3() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = S3Server::start(dir.path()).await;
-        let objects = Objects::s3(common::config(&server.endpoint)).unwrap();
+        let objects =
+            Objects::s3(common::config(&server.endpoint), SigningSecret::new(SIGNING_SECRET))
+                .unwrap();
         Self::new(dir.path().to_owned(), dir, objects, Some(server))
     }
 
     fn new(files: PathBuf, dir: TempDir, objects: Objects, s3: Option<S3Server>) -> Self {
         let proxy = router(objects.clone(), WorkerToken::new(TOKEN));
         Self { objects, proxy, files, s3, dir }
+    }
+
+    /// The same store, for a proxy with another secret or none.
+    pub fn objects_with(&self, secret: Option<SigningSecret>) -> Objects {
+        match &self.s3 {
+            Some(server) => Objects::s3(common::config(&server.endpoint), secret).unwrap(),
+            None => Objects::directory(&self.files, secret).unwrap(),
+        }
     }
 
     pub fn is_s3(&self) -> bool {
