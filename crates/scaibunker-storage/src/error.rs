@@ -4,6 +4,8 @@ use std::{error::Error, io, path::PathBuf};
 
 use scaibunker_api::error::{ErrorBody, ErrorCode};
 
+use crate::s3_transport::Silence;
+
 /// The object store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -47,6 +49,10 @@ fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
     causes(error).filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| full.contains(&e.kind()))
 }
 
+fn is_stalled(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|error| error.is::<Silence>())
+}
+
 /// An error and what is below it.
 pub(crate) fn causes<'a>(
     error: &'a (dyn Error + 'static),
@@ -76,6 +82,11 @@ impl From<&StorageError> for ErrorBody {
             StorageError::NoSecret => Self::new(
                 ErrorCode::Internal,
                 "this server has no SCAIBUNKER_CAPABILITY_SECRET, so it can sign no URL",
+            ),
+            StorageError::Store { source, .. } if is_stalled(source) => Self::new(
+                ErrorCode::Internal,
+                "the object store failed: it did not answer in time; the log has the cause under \
+                 the request id",
             ),
             StorageError::Store { .. } => Self::new(
                 ErrorCode::Internal,

@@ -4,6 +4,7 @@
 //! store's credentials. [`Objects`] is the store: a directory of this machine, or S3.
 
 mod access;
+mod alone;
 mod capability;
 mod directory;
 mod error;
@@ -21,12 +22,13 @@ mod upload;
 mod worker_token;
 
 pub use self::{
+    alone::alone,
     capability::{MintError, is_capability},
     error::{OpenError, StorageError},
     objects::{Objects, PresignedPut},
     proxy::router,
     read::ObjectBody,
-    s3::S3Config,
+    s3::{S3Config, S3Patience},
     secret::SigningSecret,
     worker_token::WorkerToken,
 };

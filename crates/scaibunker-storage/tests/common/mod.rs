@@ -8,7 +8,7 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
-use scaibunker_storage::S3Config;
+use scaibunker_storage::{S3Config, S3Patience};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 pub const BUCKET: &str = "objects";
@@ -51,6 +51,7 @@ pub fn config(endpoint: &str) -> S3Config {
         secret_access_key: SECRET_ACCESS_KEY.into(),
         allow_http: true,
         path_style: true,
+        patience: S3Patience::default(),
     }
 }
 
