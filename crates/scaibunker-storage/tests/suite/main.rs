@@ -1,10 +1,12 @@
-//! One suite, run over a directory and over an S3 server.
+//! One suite, run over a directory and over a real S3 server.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shall say where")]
 
 mod bounds;
+mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
+mod listing;
 mod objects;
 mod outages;
 mod segments;
@@ -28,7 +30,7 @@ macro_rules! suite {
             $($(
                 #[tokio::test]
                 async fn $test() {
-                    crate::$module::$test(crate::stage::Stage::s3().await).await;
+                    crate::$module::$test(crate::stage::Stage::s3()).await;
                 }
             )*)*
         }

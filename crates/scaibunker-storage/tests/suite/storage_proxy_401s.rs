@@ -80,7 +80,7 @@ pub async fn a_mismatch_of_the_worker_token_is_named(stage: Stage) {
             assert!(said.contains("the capability token check did not apply"), "{said}");
         }
     }
-    assert!(stage.kept().is_empty());
+    assert!(stage.kept().await.is_empty());
 }
 
 /// "For capability tokens, scaibunker_capability_secret must be set on the proxy as well as the
