@@ -33,13 +33,14 @@ struct Claims {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
     #[error(
-        "`prefix` is the beginning of keys in whole segments, such as `images/uploads/`: it starts \
-         with images, snapshots, output, files or audit, and has plain segments without `..`"
+        "a capability's prefix is the beginning of keys in whole segments, such as \
+         `images/uploads/`: it starts with images, snapshots, output, files or audit, and has plain \
+         segments without `..`"
     )]
     Prefix,
-    #[error("`methods` needs at least one of GET, HEAD and PUT, each once")]
+    #[error("a capability has at least one of the methods GET, HEAD and PUT, each once")]
     Methods,
-    #[error("`ttl_s` is 1 to 604,800 seconds (a week)")]
+    #[error("a capability is valid for 1 to 604,800 seconds (a week)")]
     Ttl,
     #[error("this server has no SCAIBUNKER_CAPABILITY_SECRET to seal capability tokens with")]
     NoSecret,
