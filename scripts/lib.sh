@@ -71,6 +71,19 @@ need_oidc_provider() {
     echo "$OIDC_PROVIDER" >"$dir/installed"
 }
 
+# The S3 server that tests keep objects in, in a place of its own below target/tools.
+GARAGE_VERSION=2.5.0
+
+need_garage() {
+    local dir=target/tools/garage
+    [ "$(cat "$dir/installed" 2>/dev/null)" = "garage@$GARAGE_VERSION" ] && return
+    say "building the S3 server for tests: garage $GARAGE_VERSION (some minutes, once)"
+    CARGO_TARGET_DIR=$dir/build cargo install garage --version "$GARAGE_VERSION" --locked --force \
+        --root "$dir"
+    rm -rf "$dir/build"
+    echo "garage@$GARAGE_VERSION" >"$dir/installed"
+}
+
 # What the build needs, and what a running server needs.
 BUILD_PACKAGES=(gcc libc6-dev)
 RUN_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs uidmap)

@@ -34,8 +34,11 @@ pub struct ControllerConfig {
     pub drain_limit: Duration,
     /// Where objects are: outputs, uploads and what else is too large for the database.
     pub objects: ObjectsConfig,
-    /// Signs URLs of objects in a directory. `None`: a random one that stays in the data directory.
+    /// Seals capability tokens of the storage proxy and signs URLs of objects in a directory.
+    /// `None`: a random one that stays in the data directory.
     pub capability_secret: Option<String>,
+    /// The secret before that one: what it has sealed or signed is still accepted.
+    pub capability_secret_previous: Option<String>,
     /// Where clients find this server, such as `https://bunkers.example`, without a path: the base
     /// of signed URLs. `None`: `http://` and the `Host` that a request names.
     pub public_url: Option<String>,
@@ -97,6 +100,7 @@ impl ControllerConfig {
             drain_limit: Duration::from_secs(10),
             objects: ObjectsConfig::default(),
             capability_secret: None,
+            capability_secret_previous: None,
             public_url: None,
             rate_limits: RateLimits::default(),
             trusted_proxies: Vec::new(),

@@ -77,15 +77,17 @@ impl Controller {
         }
         let credentials = Credentials::new(store.clone(), config.platform_max, config.oidc)?;
         let worker_token = WorkerToken::new(&config.worker_token);
+        let secret = match config.capability_secret {
+            Some(secret) => secret,
+            None => data_dir.capability_secret()?,
+        };
+        let mut secret = SigningSecret::new(&secret);
+        if let Some(previous) = &config.capability_secret_previous {
+            secret = secret.accepting(previous);
+        }
         let objects = match config.objects {
-            ObjectsConfig::S3(s3) => Objects::s3(s3)?,
-            ObjectsConfig::Directory => {
-                let secret = match config.capability_secret {
-                    Some(secret) => secret,
-                    None => data_dir.capability_secret()?,
-                };
-                Objects::directory(&data_dir.objects(), SigningSecret::new(&secret))?
-            }
+            ObjectsConfig::S3(s3) => Objects::s3(s3, secret)?,
+            ObjectsConfig::Directory => Objects::directory(&data_dir.objects(), secret)?,
         };
         let storage = scaibunker_storage::router(objects.clone(), worker_token.clone());
         let app = App::wire(Foundations {

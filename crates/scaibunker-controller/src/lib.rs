@@ -24,7 +24,7 @@ mod ledger;
 mod limits;
 mod metrics;
 mod quotas;
-mod server;
+pub mod server;
 mod store;
 mod tasks;
 #[cfg(test)]

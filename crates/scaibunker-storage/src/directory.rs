@@ -10,13 +10,14 @@ use object_store::local::LocalFileSystem;
 
 use crate::OpenError;
 
-/// Opens an object store in `path`, which is made if it is missing.
+/// Opens an object store in `path`, which is made if it is missing. What it has accepted is on the
+/// disk, and stays there when the power fails.
 pub(crate) fn open(path: &Path) -> Result<LocalFileSystem, OpenError> {
     fs::create_dir_all(path)
         .map_err(|source| OpenError::Create { path: path.to_owned(), source })?;
     let store = LocalFileSystem::new_with_prefix(path)
         .map_err(|source| OpenError::Open { path: path.to_owned(), source })?;
-    Ok(store.with_automatic_cleanup(true))
+    Ok(store.with_automatic_cleanup(true).with_fsync(true))
 }
 
 /// Removes what uploads that a crash cut off have left below `dir`: files named `{object}#{number}`

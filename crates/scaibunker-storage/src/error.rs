@@ -4,6 +4,8 @@ use std::{error::Error, io, path::PathBuf};
 
 use scaibunker_api::error::{ErrorBody, ErrorCode};
 
+use crate::s3_transport::Silence;
+
 /// The object store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -24,6 +26,8 @@ pub enum StorageError {
     Key(String),
     #[error("a signed URL is valid for at least 1 second and at most 7 days")]
     Lifetime,
+    #[error("there is no SCAIBUNKER_CAPABILITY_SECRET to sign a URL with")]
+    NoSecret,
     #[error("the object store is full: it cannot take `{key}`")]
     NoSpace { key: String, source: object_store::Error },
     #[error("the object store cannot {action} `{key}`")]
@@ -43,6 +47,10 @@ impl StorageError {
 fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
     let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
     causes(error).filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| full.contains(&e.kind()))
+}
+
+fn is_stalled(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|error| error.is::<Silence>())
 }
 
 /// An error and what is below it.
@@ -70,6 +78,15 @@ impl From<&StorageError> for ErrorBody {
                     "the disk of the object store is full: `{key}` was not stored, and nothing of \
                      it was kept; the operator has to make room"
                 ),
+            ),
+            StorageError::NoSecret => Self::new(
+                ErrorCode::Internal,
+                "this server has no SCAIBUNKER_CAPABILITY_SECRET, so it can sign no URL",
+            ),
+            StorageError::Store { source, .. } if is_stalled(source) => Self::new(
+                ErrorCode::Internal,
+                "the object store failed: it did not answer in time; the log has the cause under \
+                 the request id",
             ),
             StorageError::Store { .. } => Self::new(
                 ErrorCode::Internal,

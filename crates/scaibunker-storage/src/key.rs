@@ -27,6 +27,13 @@ pub(crate) fn parse(key: &str) -> Option<Path> {
     Some(Path::from_iter([ROOT].into_iter().chain(key.split('/'))))
 }
 
+/// The segments that a prefix of keys names, without a `/` at the end; `None` for one below which
+/// there can be no key.
+pub(crate) fn prefix(prefix: &str) -> Option<&str> {
+    let segments = prefix.strip_suffix('/').unwrap_or(prefix);
+    (KINDS.contains(&segments) || parse(segments).is_some()).then_some(segments)
+}
+
 /// The place below which all uploaded files are.
 pub(crate) fn files() -> Path {
     Path::from_iter([ROOT, "files"])

@@ -4,6 +4,8 @@
 //! store's credentials. [`Objects`] is the store: a directory of this machine, or S3.
 
 mod access;
+mod alone;
+mod capability;
 mod directory;
 mod error;
 mod key;
@@ -13,17 +15,20 @@ mod range;
 mod read;
 mod s3;
 mod s3_transport;
+mod secret;
 mod segments;
 mod signed_url;
 mod upload;
 mod worker_token;
 
 pub use self::{
+    alone::alone,
+    capability::{MintError, is_capability},
     error::{OpenError, StorageError},
     objects::{Objects, PresignedPut},
     proxy::router,
     read::ObjectBody,
-    s3::S3Config,
-    signed_url::SigningSecret,
+    s3::{S3Config, S3Patience},
+    secret::SigningSecret,
     worker_token::WorkerToken,
 };

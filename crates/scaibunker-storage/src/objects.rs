@@ -13,9 +13,10 @@ use jiff::Timestamp;
 use object_store::{
     ObjectStore, ObjectStoreExt as _, aws::AmazonS3, path::Path, signer::Signer as _,
 };
+use scaibunker_api::storage::{Capability, CapabilityMethod};
 
 use crate::{
-    ObjectBody, OpenError, S3Config, SigningSecret, StorageError, directory, key,
+    MintError, ObjectBody, OpenError, S3Config, SigningSecret, StorageError, directory, key,
     read::{self, Conditions, Found},
     s3,
     upload::{self, UploadError},
@@ -34,11 +35,12 @@ const MAX_SIGNED_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
     adapter: Adapter,
+    secret: Option<SigningSecret>,
 }
 
 #[derive(Debug, Clone)]
 enum Adapter {
-    Directory { root: PathBuf, secret: SigningSecret },
+    Directory { root: PathBuf },
     S3(AmazonS3),
 }
 
@@ -54,17 +56,38 @@ pub struct PresignedPut {
 
 impl Objects {
     /// Objects in a directory, which is made if it is missing. Its signed URLs lead to the
-    /// [`router`](crate::router), which recognises them by `secret`.
-    pub fn directory(path: &FilePath, secret: SigningSecret) -> Result<Self, OpenError> {
+    /// [`router`](crate::router), which recognises them by `secret`. Without a secret nothing is
+    /// signed or recognised.
+    pub fn directory(
+        path: &FilePath,
+        secret: impl Into<Option<SigningSecret>>,
+    ) -> Result<Self, OpenError> {
         let store = Arc::new(directory::open(path)?);
-        Ok(Self { store, adapter: Adapter::Directory { root: path.to_owned(), secret } })
+        let adapter = Adapter::Directory { root: path.to_owned() };
+        Ok(Self { store, adapter, secret: secret.into() })
     }
 
     /// Objects in a bucket of an S3 server, which has to exist; nothing is sent yet. Its signed
-    /// URLs lead to that server.
-    pub fn s3(config: S3Config) -> Result<Self, OpenError> {
+    /// URLs lead to that server; `secret` is for capability tokens alone.
+    pub fn s3(
+        config: S3Config,
+        secret: impl Into<Option<SigningSecret>>,
+    ) -> Result<Self, OpenError> {
         let s3 = s3::open(config)?;
-        Ok(Self { store: Arc::new(s3.clone()), adapter: Adapter::S3(s3) })
+        let adapter = Adapter::S3(s3.clone());
+        Ok(Self { store: Arc::new(s3), adapter, secret: secret.into() })
+    }
+
+    /// A token with which whoever holds it may use `methods` on the objects below `prefix`, for
+    /// `ttl_s` seconds (1 to 604,800). GET includes HEAD.
+    pub fn mint_capability(
+        &self,
+        prefix: &str,
+        methods: &[CapabilityMethod],
+        ttl_s: u64,
+    ) -> Result<Capability, MintError> {
+        let secret = self.secret.as_ref().ok_or(MintError::NoSecret)?;
+        secret.mint(prefix, methods, ttl_s, Timestamp::now())
     }
 
     /// Allows whoever knows the answer to store one object under `key` for `ttl` (1 second to 7
@@ -90,7 +113,8 @@ impl Objects {
             .and_then(|ttl| Timestamp::from_second(now.checked_add(ttl)?).ok())
             .ok_or(StorageError::Lifetime)?;
         let url = match &self.adapter {
-            Adapter::Directory { secret, .. } => {
+            Adapter::Directory { .. } => {
+                let secret = self.secret.as_ref().ok_or(StorageError::NoSecret)?;
                 let query = secret.sign("PUT", key, expires_at.as_second(), max_bytes);
                 format!("{}/storage/{key}?{query}", base_url.trim_end_matches('/'))
             }
@@ -158,7 +182,7 @@ impl Objects {
                 }
             }
         }
-        if let Adapter::Directory { root, .. } = &self.adapter {
+        if let Adapter::Directory { root } = &self.adapter {
             let dir = root.join(key::files().as_ref());
             let cut_off = tokio::task::spawn_blocking(move || {
                 directory::remove_cut_off_uploads(&dir, before)
@@ -203,12 +227,14 @@ impl Objects {
         upload::store(&self.store, key, &place, part_bytes, body, max_bytes).await
     }
 
-    /// What recognises the store's signed URLs, if they lead to the proxy.
-    pub(crate) fn signing_secret(&self) -> Option<&SigningSecret> {
-        match &self.adapter {
-            Adapter::Directory { secret, .. } => Some(secret),
-            Adapter::S3(_) => None,
-        }
+    /// What recognises the proxy's signed URLs and capability tokens.
+    pub(crate) fn secret(&self) -> Option<&SigningSecret> {
+        self.secret.as_ref()
+    }
+
+    /// Whether the store's signed URLs lead to the proxy.
+    pub(crate) fn signs_own_urls(&self) -> bool {
+        matches!(self.adapter, Adapter::Directory { .. })
     }
 }
 

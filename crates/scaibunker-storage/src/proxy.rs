@@ -50,7 +50,7 @@ pub fn router(objects: Objects, worker_token: WorkerToken) -> Router {
 }
 
 /// A failure and the request it belongs to.
-struct Failure(ErrorBody, RequestId);
+pub(crate) struct Failure(pub(crate) ErrorBody, pub(crate) RequestId);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -162,7 +162,7 @@ async fn read(
 
 fn failed(key: &str, error: &StorageError) -> ErrorBody {
     match error {
-        StorageError::Key(_) | StorageError::Lifetime => {}
+        StorageError::Key(_) | StorageError::Lifetime | StorageError::NoSecret => {}
         StorageError::NoSpace { .. } => {
             tracing::warn!(key, error = chain(error), "the object store is full");
         }

@@ -57,6 +57,16 @@ struct Shrunk {
     expected: Range<u64>,
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("the object store ended {missing} bytes too early")]
+struct Short {
+    missing: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the object store sent more than the object has")]
+struct Overlong;
+
 /// Looks an object up: its segments, which is what outputs usually have, or itself. A key with
 /// others below it is no object itself, as in a directory.
 pub(crate) async fn find(
@@ -164,6 +174,7 @@ impl Found {
         key: &str,
         part: Range<u64>,
     ) -> object_store::Result<Body> {
+        let length = part.end - part.start;
         let pieces = match self {
             _ if part.is_empty() => return Ok(Body::empty()),
             Self::Whole(meta) => {
@@ -173,7 +184,7 @@ impl Found {
             Self::InSegments(segments) => Either::Right(segments.read(Arc::clone(store), part)),
         };
         let key = key.to_owned();
-        Ok(Body::from_stream(pieces.inspect_err(move |error| {
+        Ok(Body::from_stream(exactly(length, pieces).inspect_err(move |error| {
             tracing::warn!(key, error, "a download broke off");
         })))
     }
@@ -218,6 +229,20 @@ pub(crate) fn pieces(
             Either::Right(stream::once(opened).try_flatten())
         }
     }
+}
+
+/// Fails where a store ends before, or goes on after, the length that was promised to the reader.
+fn exactly(
+    length: u64,
+    pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static {
+    stream::try_unfold((Box::pin(pieces), length), |(mut pieces, missing)| async move {
+        let Some(piece) = pieces.try_next().await? else {
+            return if missing == 0 { Ok(None) } else { Err(BoxError::from(Short { missing })) };
+        };
+        let missing = missing.checked_sub(piece.len() as u64).ok_or(Overlong)?;
+        Ok(Some((piece, (pieces, missing))))
+    })
 }
 
 /// Whether an `If-None-Match` header names the tag. Weakness does not matter here.

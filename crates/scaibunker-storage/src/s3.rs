@@ -5,14 +5,13 @@ use std::{fmt, time::Duration};
 use axum::http::Uri;
 use object_store::{
     RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder},
+    aws::{AmazonS3, AmazonS3Builder, Checksum},
 };
 
 use crate::{OpenError, s3_transport::Transport};
 
-/// How often and for how long a request that failed in passing is tried again.
+/// How often a request that failed in passing is tried again, each time after a longer pause.
 const MAX_RETRIES: usize = 5;
-const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a bucket is, and who may use it.
 ///
@@ -30,6 +29,28 @@ pub struct S3Config {
     pub allow_http: bool,
     /// `{endpoint}/{bucket}/…` instead of `{bucket}.{endpoint}/…`.
     pub path_style: bool,
+    pub patience: S3Patience,
+}
+
+/// How long the server may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct S3Patience {
+    /// From the request to the head of its answer, with the sending of one part in between.
+    pub answer: Duration,
+    /// Between two pieces of an answer's body that somebody waits for.
+    pub piece: Duration,
+    /// From the first try of a request to the last.
+    pub retries: Duration,
+}
+
+impl Default for S3Patience {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(120),
+            piece: Duration::from_secs(60),
+            retries: Duration::from_secs(60),
+        }
+    }
 }
 
 impl fmt::Debug for S3Config {
@@ -42,6 +63,7 @@ impl fmt::Debug for S3Config {
             .field("secret_access_key", &"…")
             .field("allow_http", &self.allow_http)
             .field("path_style", &self.path_style)
+            .field("patience", &self.patience)
             .finish()
     }
 }
@@ -56,9 +78,12 @@ pub(crate) fn open(config: S3Config) -> Result<AmazonS3, OpenError> {
         .with_allow_http(config.allow_http)
         .with_virtual_hosted_style_request(!config.path_style)
         .with_disable_bulk_delete(true)
+        // The server checks each part and the whole, and keeps the sum with the object. It is the one
+        // that signs the request, so it costs nothing.
+        .with_checksum_algorithm(Checksum::SHA256)
         .with_retry(RetryConfig {
             max_retries: MAX_RETRIES,
-            retry_timeout: RETRY_TIMEOUT,
+            retry_timeout: config.patience.retries,
             ..RetryConfig::default()
         });
     let mut tls = true;
@@ -69,7 +94,7 @@ pub(crate) fn open(config: S3Config) -> Result<AmazonS3, OpenError> {
         tls = address.starts_with("https:");
         builder = builder.with_endpoint(address);
     }
-    let built = builder.with_http_connector(Transport { tls }).build();
+    let built = builder.with_http_connector(Transport { tls, patience: config.patience }).build();
     built.map_err(|source| OpenError::S3 { bucket: config.bucket, source })
 }
 
@@ -112,6 +137,7 @@ mod tests {
             secret_access_key: "the-secret".into(),
             allow_http: false,
             path_style: true,
+            patience: S3Patience::default(),
         };
         let shown = format!("{config:?} {:?}", open(config.clone()).unwrap());
         assert!(shown.contains("garage") && !shown.contains("the-secret"), "{shown}");

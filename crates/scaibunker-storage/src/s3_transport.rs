@@ -22,13 +22,9 @@ use object_store::{
     },
 };
 
-use crate::error::causes;
+use crate::{error::causes, s3::S3Patience};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// From the request to the head of its answer, with the sending of one part in between.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
-/// Between two pieces of an answer's body that somebody waits for.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connects to S3 servers.
@@ -36,14 +32,19 @@ const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Transport {
     /// Without it, the host needs no root certificates.
     pub(crate) tls: bool,
+    pub(crate) patience: S3Patience,
 }
 
 #[derive(Debug)]
-struct Connections<C>(Client<C, HttpRequestBody>);
+struct Connections<C> {
+    client: Client<C, HttpRequestBody>,
+    patience: S3Patience,
+}
 
+/// The server has let the time pass that it had to send something.
 #[derive(Debug, thiserror::Error)]
-#[error("the S3 server sent nothing for {} s", .0.as_secs())]
-struct Silence(Duration);
+#[error("the S3 server sent nothing for {} ms", .0.as_millis())]
+pub(crate) struct Silence(Duration);
 
 impl HttpConnector for Transport {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
@@ -53,7 +54,10 @@ impl HttpConnector for Transport {
         let mut client = Client::builder(TokioExecutor::new());
         client.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_CONNECTION_TIMEOUT);
         if !self.tls {
-            return Ok(HttpClient::new(Connections(client.build(tcp))));
+            return Ok(HttpClient::new(Connections {
+                client: client.build(tcp),
+                patience: self.patience,
+            }));
         }
         tcp.enforce_http(false);
         let tls = HttpsConnectorBuilder::new()
@@ -63,7 +67,7 @@ impl HttpConnector for Transport {
                 source: format!("cannot load the host's root certificates: {error}").into(),
             })?;
         let tls = tls.https_only().enable_http1().wrap_connector(tcp);
-        Ok(HttpClient::new(Connections(client.build(tls))))
+        Ok(HttpClient::new(Connections { client: client.build(tls), patience: self.patience }))
     }
 }
 
@@ -73,23 +77,24 @@ where
     C: Connect + Clone + Debug + Send + Sync + 'static,
 {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.0.request(request))
+        let S3Patience { answer, piece, .. } = self.patience;
+        let answer = tokio::time::timeout(answer, self.client.request(request))
             .await
-            .map_err(|_| HttpError::new(HttpErrorKind::Timeout, Silence(ANSWER_TIMEOUT)))?
+            .map_err(|_| HttpError::new(HttpErrorKind::Timeout, Silence(answer)))?
             .map_err(|error| {
                 let kind = if error.is_connect() { HttpErrorKind::Connect } else { kind(&error) };
                 HttpError::new(kind, error)
             })?;
-        Ok(with_piece_timeout(answer))
+        Ok(with_timeout(answer, piece))
     }
 }
 
-fn with_piece_timeout(answer: Response<Incoming>) -> HttpResponse {
+fn with_timeout(answer: Response<Incoming>, limit: Duration) -> HttpResponse {
     let (head, body) = answer.into_parts();
-    let pieces = futures_util::stream::try_unfold(body, |mut body| async move {
-        let piece = tokio::time::timeout(PIECE_TIMEOUT, body.frame())
+    let pieces = futures_util::stream::try_unfold(body, move |mut body| async move {
+        let piece = tokio::time::timeout(limit, body.frame())
             .await
-            .map_err(|_| HttpError::new(HttpErrorKind::Timeout, Silence(PIECE_TIMEOUT)))?;
+            .map_err(|_| HttpError::new(HttpErrorKind::Timeout, Silence(limit)))?;
         let piece = piece.transpose().map_err(|error| HttpError::new(kind(&error), error))?;
         Ok(piece.map(|piece| (piece, body)))
     });

@@ -3,20 +3,16 @@
 //! `…/storage/{key}?method=PUT&expires={unix seconds}&max_bytes={n}&signature={hex}`. The
 //! signature covers the parameters as they are written, so each has exactly one spelling.
 
-use std::{fmt, fmt::Write as _};
+use std::fmt::Write as _;
 
 use hmac::{Hmac, Mac};
 use jiff::Timestamp;
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 
-use crate::access::Access;
+use crate::{SigningSecret, access::Access};
 
 /// Keeps these signatures apart from whatever else the same secret may sign one day.
 const DOMAIN: &[u8] = b"scaibunker storage url v1";
-
-/// What signs and recognises the proxy's URLs. Only a key derived from the secret is kept.
-#[derive(Clone)]
-pub struct SigningSecret(Hmac<Sha256>);
 
 /// What a signed URL allows: `method` on `key` until `expires`, with at most `max_bytes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,15 +35,6 @@ pub(crate) enum Refused {
 }
 
 impl SigningSecret {
-    /// Takes a secret of any length; it should have at least 128 random bits.
-    #[must_use]
-    pub fn new(secret: &str) -> Self {
-        let digest = Sha256::digest(secret);
-        let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
-        block[..digest.len()].copy_from_slice(&digest);
-        Self(<Hmac<Sha256> as Mac>::new(&block))
-    }
-
     /// The query of a URL that allows `method` on `key` before `expires` (unix seconds).
     pub(crate) fn sign(
         &self,
@@ -59,7 +46,7 @@ impl SigningSecret {
         let expires = expires.to_string();
         let max_bytes = max_bytes.map(|bytes| bytes.to_string());
         let grant = Grant { method, key, expires: &expires, max_bytes: max_bytes.as_deref() };
-        let signature = self.mac(&grant).finalize().into_bytes();
+        let signature = mac(&self.current.urls, &grant).finalize().into_bytes();
         let mut query = format!("method={method}&expires={expires}");
         if let Some(max_bytes) = &max_bytes {
             query += "&max_bytes=";
@@ -82,7 +69,10 @@ impl SigningSecret {
         now: Timestamp,
     ) -> Result<Access, Refused> {
         let (grant, signature) = parse(key, query).ok_or(Refused::Mismatch)?;
-        self.mac(&grant).verify_slice(&signature).map_err(|_| Refused::Mismatch)?;
+        let is_signed_with = |urls| mac(urls, &grant).verify_slice(&signature).is_ok();
+        if !self.accepted().any(|keys| is_signed_with(&keys.urls)) {
+            return Err(Refused::Mismatch);
+        }
         let expires: i64 = grant.expires.parse().map_err(|_| Refused::Mismatch)?;
         if now.as_second() >= expires {
             return Err(Refused::Expired);
@@ -93,29 +83,23 @@ impl SigningSecret {
         let max_bytes = grant.max_bytes.map(str::parse).transpose();
         Ok(Access { max_bytes: max_bytes.map_err(|_| Refused::Mismatch)? })
     }
-
-    /// Each field comes with its length, so no two grants have the same encoding.
-    fn mac(&self, grant: &Grant<'_>) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
-        let max_bytes = grant.max_bytes.unwrap_or("none");
-        for field in [
-            DOMAIN,
-            grant.method.as_bytes(),
-            grant.key.as_bytes(),
-            grant.expires.as_bytes(),
-            max_bytes.as_bytes(),
-        ] {
-            mac.update(&(field.len() as u64).to_be_bytes());
-            mac.update(field);
-        }
-        mac
-    }
 }
 
-impl fmt::Debug for SigningSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SigningSecret")
+/// Each field comes with its length, so no two grants have the same encoding.
+fn mac(key: &Hmac<Sha256>, grant: &Grant<'_>) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    let max_bytes = grant.max_bytes.unwrap_or("none");
+    for field in [
+        DOMAIN,
+        grant.method.as_bytes(),
+        grant.key.as_bytes(),
+        grant.expires.as_bytes(),
+        max_bytes.as_bytes(),
+    ] {
+        mac.update(&(field.len() as u64).to_be_bytes());
+        mac.update(field);
     }
+    mac
 }
 
 /// Whether a request wants to be judged by a signature.
@@ -191,6 +175,10 @@ mod tests {
             assert_eq!(check("PUT", "files/bnk_1/0194", 999), Err(Refused::Mismatch));
             let other = SigningSecret::new("other");
             assert_eq!(other.check("PUT", KEY, &query, at(999)), Err(Refused::Mismatch));
+            let rotated = other.accepting("secret");
+            assert_eq!(rotated.check("PUT", KEY, &query, at(999)), Ok(Access { max_bytes }));
+            let query = rotated.sign("PUT", KEY, 1000, max_bytes);
+            assert_eq!(secret.check("PUT", KEY, &query, at(999)), Err(Refused::Mismatch));
         }
     }
 

@@ -93,8 +93,10 @@ impl Upload<'_> {
         let parts = match &mut self.parts {
             Some(parts) => parts,
             None => {
-                let upload = self.store.put_multipart(self.place).await?;
-                self.parts.insert(Parts { upload: Some(upload), in_flight: JoinSet::new() })
+                // In a task, so that a request which is dropped in between does not leave an upload
+                // that nobody knows.
+                let begun = tokio::spawn(Parts::begin(Arc::clone(self.store), self.place.clone()));
+                self.parts.insert(begun.await??)
             }
         };
         parts.push(part).await
@@ -125,6 +127,11 @@ struct Parts {
 }
 
 impl Parts {
+    async fn begin(store: Arc<dyn ObjectStore>, place: Path) -> object_store::Result<Self> {
+        let upload = store.put_multipart(&place).await?;
+        Ok(Self { upload: Some(upload), in_flight: JoinSet::new() })
+    }
+
     async fn push(&mut self, part: BytesMut) -> object_store::Result<()> {
         self.wait().await?;
         if let Some(upload) = &mut self.upload {

@@ -45,9 +45,9 @@ async fn boto3_reads_what_curl_has_sent_to_the_signed_url() {
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/python/bin/python");
     assert!(Path::new(python).exists(), "boto3 is missing: scripts/test installs it");
     let dir = tempfile::tempdir().unwrap();
-    let server = common::S3Server::start(&dir.path().join("s3")).await;
+    let server = common::S3Server::start();
     let config = common::config(&server.endpoint);
-    let objects = Objects::s3(config.clone()).unwrap();
+    let objects = Objects::s3(config.clone(), None).unwrap();
     let object = object();
     let file = dir.path().join("object");
     std::fs::write(&file, &object).unwrap();

@@ -1,5 +1,5 @@
 //! What an upload or a download holds in memory: counted to the byte by the allocator, with a
-//! client on a real connection and, for S3, the server in a process of its own.
+//! client on a real connection and, for S3, a real server.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shall say where")]
 
@@ -9,23 +9,17 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::Path,
-    process::{Child, Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
 use scaibunker_storage::{Objects, SigningSecret, WorkerToken, router};
-use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime};
 
 /// What a request may hold.
 const BOUND: usize = 16 << 20;
 const OBJECT_BYTES: usize = 64 << 20;
 static PIECE: [u8; 65_536] = [7; 65_536];
-/// Names the directory to serve to the test's second self.
-const S3_ROOT: &str = "SCAIBUNKER_TEST_S3_ROOT";
-const TEST: &str = "a_request_holds_less_than_16_mib_whatever_the_size_of_the_object";
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -64,15 +58,12 @@ fn peak_of(act: impl FnOnce()) -> usize {
 #[test]
 fn a_request_holds_less_than_16_mib_whatever_the_size_of_the_object() {
     let runtime = Runtime::new().unwrap();
-    if let Some(root) = std::env::var_os(S3_ROOT) {
-        return runtime.block_on(serve_s3(root.as_ref()));
-    }
     let dir = tempfile::tempdir().unwrap();
     let secret = SigningSecret::new("signing-secret");
     let directory = Objects::directory(dir.path(), secret).unwrap();
     measure("directory", &runtime, directory);
-    let server = S3Process::start();
-    measure("s3", &runtime, Objects::s3(common::config(&server.endpoint)).unwrap());
+    let server = common::S3Server::start();
+    measure("s3", &runtime, Objects::s3(common::config(&server.endpoint), None).unwrap());
 }
 
 fn measure(name: &str, runtime: &Runtime, objects: Objects) {
@@ -144,45 +135,4 @@ fn wait_until_nothing_moves() {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// An S3 server: this program once more. Ends when dropped.
-struct S3Process {
-    endpoint: String,
-    process: Child,
-    _root: TempDir,
-}
-
-impl S3Process {
-    fn start() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", TEST, "--nocapture"])
-            .env(S3_ROOT, root.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let endpoint = lines
-            .map(Result::unwrap)
-            .find_map(|line| line.split_once("serving ").map(|(_, endpoint)| endpoint.to_owned()))
-            .unwrap();
-        Self { endpoint, process, _root: root }
-    }
-}
-
-impl Drop for S3Process {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-/// Serves until its standard input ends, so that it cannot outlive its parent.
-async fn serve_s3(root: &Path) {
-    let server = common::S3Server::start(root).await;
-    println!("serving {}", server.endpoint);
-    let end = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
-    end.await.unwrap().unwrap();
 }

@@ -31,7 +31,7 @@ fn a_server_is_used_over_tls_if_the_host_knows_its_certificate() {
     std::fs::write(&known, certified.cert.pem()).unwrap();
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(&unknown, other.cert.pem()).unwrap();
-    let server = runtime.block_on(common::S3Server::start(&dir.path().join("s3")));
+    let server = common::S3Server::start();
     let endpoint = runtime.block_on(serve_tls(certified, &server.endpoint));
 
     for (certificates, works) in [(known, true), (unknown, false)] {
@@ -49,7 +49,7 @@ fn a_server_is_used_over_tls_if_the_host_knows_its_certificate() {
 
 async fn use_server(endpoint: String) {
     let config = S3Config { allow_http: false, ..common::config(&endpoint) };
-    let objects = Objects::s3(config).unwrap();
+    let objects = Objects::s3(config, None).unwrap();
     assert_eq!(objects.head("files/bnk_1/a").await.unwrap(), None);
 }
 

@@ -20,7 +20,9 @@ use crate::{
     exit::{self, Failure},
     logging::LogFormat,
     output::Output,
-    paths, secret,
+    paths,
+    proxy::ProxyArgs,
+    secret,
     up::UpArgs,
 };
 
@@ -165,6 +167,7 @@ pub enum Command {
     Audit(AuditArgs),
     Bench(BenchArgs),
     Up(Box<UpArgs>),
+    Proxy(ProxyArgs),
     Doctor(DoctorArgs),
     Completions(CompletionsArgs),
     /// Unpack layers in a jail; started by the worker
@@ -176,7 +179,7 @@ impl Command {
     /// What is logged unless the environment says otherwise.
     pub fn default_log_filter(&self) -> &'static str {
         match self {
-            Self::Up(_) => "info",
+            Self::Up(_) | Self::Proxy(_) => "info",
             _ => "warn",
         }
     }

@@ -34,7 +34,7 @@ use crate::{
     bench,
     cli::{Cli, Command},
     exit::Failure,
-    up,
+    proxy, up,
 };
 
 /// Runs the command that was asked for and says what went wrong, if something did.
@@ -56,6 +56,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
         Command::Bench(args) => return bench::run(&global, args).await,
         Command::Doctor(args) => return doctor::run(&global, &args).await,
         Command::Up(args) => up::run(&global, *args).await?,
+        Command::Proxy(args) => proxy::run(&global, args).await?,
         Command::Create(args) => create::run(&global, args).await?,
         Command::Ls(args) => ls::run(&global, &args).await?,
         Command::Rm(args) => rm::run(&global, &args).await?,

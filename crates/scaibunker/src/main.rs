@@ -3,6 +3,7 @@
 mod attach;
 mod bar;
 mod bench;
+mod bucket;
 mod bunker_ref;
 mod cli;
 mod client;
@@ -15,6 +16,7 @@ mod logging;
 mod object_ref;
 mod output;
 mod paths;
+mod proxy;
 mod quantity;
 mod records;
 mod secret;

@@ -10,6 +10,13 @@ use std::{
 use anyhow::Context as _;
 
 const WORKER_TOKEN_VARIABLE: &str = "SCAIBUNKER_WORKER_TOKEN";
+/// Shared by the controller and its storage proxies.
+pub const CAPABILITY_SECRET_VARIABLE: &str = "SCAIBUNKER_CAPABILITY_SECRET";
+/// The one before: what it has signed is still accepted.
+pub const PREVIOUS_CAPABILITY_SECRET_VARIABLE: &str = "SCAIBUNKER_CAPABILITY_SECRET_PREVIOUS";
+const WORKER_TOKEN_FILE: &str = "worker.token";
+/// Made by the controller.
+const CAPABILITY_SECRET_FILE: &str = "capability.secret";
 const TOKEN_BYTES: usize = 32;
 
 /// Makes a directory that only this user can enter.
@@ -29,14 +36,29 @@ pub fn of_environment(variable: &str) -> Option<String> {
 /// The secret of workers: the environment's, else the one in the data directory, made when it is
 /// missing.
 pub fn worker_token(data_dir: &Path) -> anyhow::Result<String> {
-    if let Some(token) = of_environment(WORKER_TOKEN_VARIABLE) {
-        return Ok(token);
+    match existing_worker_token(data_dir)? {
+        Some(token) => Ok(token),
+        None => write_token(&data_dir.join(WORKER_TOKEN_FILE)),
     }
-    let path = data_dir.join("worker.token");
-    match fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Ok(_) => write_token(&path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => write_token(&path),
+}
+
+/// The secret of workers, if there is one by now.
+pub fn existing_worker_token(data_dir: &Path) -> anyhow::Result<Option<String>> {
+    of_environment_or(WORKER_TOKEN_VARIABLE, &data_dir.join(WORKER_TOKEN_FILE))
+}
+
+/// The secret that signs URLs and capability tokens, if there is one by now.
+pub fn existing_capability_secret(data_dir: &Path) -> anyhow::Result<Option<String>> {
+    of_environment_or(CAPABILITY_SECRET_VARIABLE, &data_dir.join(CAPABILITY_SECRET_FILE))
+}
+
+fn of_environment_or(variable: &str, path: &Path) -> anyhow::Result<Option<String>> {
+    if let Some(secret) = of_environment(variable) {
+        return Ok(Some(secret));
+    }
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|secret| !secret.is_empty())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }

@@ -35,7 +35,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// Run a whole server on this machine: controller, storage and one worker
 ///
 /// Its secrets are made when it first starts and stay in the data directory; the environment
-/// variables SCAIBUNKER_WORKER_TOKEN and SCAIBUNKER_CAPABILITY_SECRET replace them.
+/// variables SCAIBUNKER_WORKER_TOKEN and SCAIBUNKER_CAPABILITY_SECRET replace them. To change the
+/// second without ending what it has signed, keep the old one in SCAIBUNKER_CAPABILITY_SECRET_PREVIOUS
+/// for a week.
 #[derive(Debug, Args)]
 pub struct UpArgs {
     /// Address to listen on
@@ -158,13 +160,8 @@ pub async fn run(global: &GlobalArgs, args: UpArgs) -> Result<(), Failure> {
     let address = listener.local_addr().context("cannot read the listener's address")?;
     let url = format!("http://{address}");
 
-    let config = ControllerConfig {
-        objects: args.storage.objects()?,
-        capability_secret: StorageArgs::capability_secret(),
-        public_url: args.storage.public_url.clone(),
-        ..ControllerConfig::new(data_dir.clone(), worker_token.clone())
-    };
-    let config = args.access.apply(args.state.apply(config)?)?;
+    let config = ControllerConfig::new(data_dir.clone(), worker_token.clone());
+    let config = args.access.apply(args.state.apply(args.storage.apply(config)?)?)?;
     let controller = Controller::open(config).await.map_err(anyhow::Error::from)?;
     let stop_serving = CancellationToken::new();
     let mut serving = tokio::spawn(controller.serve(listener, stop_serving.clone()));

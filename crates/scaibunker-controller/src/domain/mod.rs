@@ -5,6 +5,7 @@ pub mod account;
 pub mod actor;
 pub mod authority;
 pub mod bunker;
+pub mod capability;
 pub mod create;
 pub mod exec;
 pub mod exec_record;

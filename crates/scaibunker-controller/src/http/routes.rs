@@ -11,6 +11,7 @@ use scaibunker_api::{
     ids::{BunkerId, ExecId, ImageId, WorkerId},
     image::Image,
     permission::Permission,
+    storage::{Capability, MintCapability},
     worker::{Heartbeat, RegisterWorker, Registered, Worker},
 };
 
@@ -476,6 +477,20 @@ fn from_workers() -> Vec<Route> {
 
 fn storage() -> Vec<Route> {
     vec![
+        Route::post(
+            api!("/storage/capabilities"),
+            "mint_capability",
+            "A token for some methods on the objects below a prefix",
+            Needs(Permission::ImagesManage),
+            storage::mint,
+        )
+        .body::<MintCapability>()
+        .example(json!({
+            "prefix": "images/uploads/ten_01932d7e8a1f7c3e9b5d4f6a7c/",
+            "methods": ["PUT"],
+            "ttl_s": 3600,
+        }))
+        .answers::<Capability>(201),
         output(),
         Route::elsewhere(
             Method::GET,

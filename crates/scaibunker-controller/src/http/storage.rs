@@ -1,12 +1,13 @@
-//! `/storage/output/{bunker_id}/{name}` for callers with an API key. Everything else below
-//! `/storage` is between workers, signed URLs and the storage proxy.
+//! `/storage/capabilities`, and `/storage/output/{bunker_id}/{name}` for callers with an API key.
+//! Everything else below `/storage` is between workers, signed URLs, capability tokens and the storage
+//! proxy.
 
 use std::sync::Arc;
 
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, Uri, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -14,12 +15,26 @@ use scaibunker_api::{
     API_PREFIX,
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
+    storage::{Capability, MintCapability},
 };
+use scaibunker_storage::MintError;
 use schemars::JsonSchema;
 use tower::ServiceExt as _;
 
-use super::{actor::bearer, bunkers::note, fault::Fault, path::not_found};
-use crate::{app::App, domain::actor::Actor, failure::chain};
+use super::{
+    actor::bearer,
+    answer::Answer,
+    body::JsonBody,
+    bunkers::note,
+    fault::Fault,
+    path::not_found,
+    query::{NoQuery, Query},
+};
+use crate::{
+    app::App,
+    domain::{actor::Actor, capability, violations::Violations},
+    failure::chain,
+};
 
 /// Where requests for outputs go.
 #[derive(Clone)]
@@ -43,8 +58,9 @@ pub(super) async fn serve_outputs(
     request: Request,
     next: Next,
 ) -> Response {
-    let is_user =
-        bearer(request.headers()).is_some_and(|token| !outputs.app.worker_token.is(token));
+    let is_user = bearer(request.headers()).is_some_and(|token| {
+        !outputs.app.worker_token.is(token) && !scaibunker_storage::is_capability(token)
+    });
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     if is_user && is_read && output_of(request.uri().path()).is_some() {
         return outputs.router.oneshot(request).await.into_response();
@@ -90,6 +106,32 @@ pub(super) async fn read(
         *response.body_mut() = axum::body::Body::empty();
     }
     Ok(response)
+}
+
+/// Gives whoever shows the answer's token a right to the objects below a prefix.
+pub(super) async fn mint(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    Query(NoQuery {}): Query<NoQuery>,
+    JsonBody(body): JsonBody<MintCapability>,
+) -> Result<Answer<Capability>, Fault> {
+    capability::check_prefix(&actor, &body.prefix)?;
+    let minted = app.objects.mint_capability(&body.prefix, &body.methods, body.ttl_s);
+    Ok(Answer(StatusCode::CREATED, minted.map_err(|error| unminted(&error))?))
+}
+
+fn unminted(error: &MintError) -> ErrorBody {
+    let mut violations = Violations::default();
+    if let Some(field) = error.field() {
+        violations.add(field, error.to_string());
+    }
+    match violations.into_result() {
+        Err(refusal) => refusal,
+        Ok(()) => {
+            tracing::error!(error = chain(error), "no capability token can be minted");
+            ErrorBody::new(ErrorCode::Internal, error.to_string())
+        }
+    }
 }
 
 #[cfg(test)]

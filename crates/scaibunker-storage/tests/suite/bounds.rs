@@ -34,7 +34,7 @@ async fn a_signed_url_takes_no_more_than_its_bound() {
         let error = refused(&body);
         assert_eq!(error.code, ErrorCode::PayloadTooLarge);
         assert!(error.message.contains(&BOUND.to_string()), "{}", error.message);
-        assert!(stage.kept().is_empty(), "{:?}", stage.kept());
+        assert!(stage.kept().await.is_empty(), "{:?}", stage.kept().await);
     }
     for body in [Body::from(vec![1; BOUND]), streamed(BOUND), Body::empty()] {
         let (status, ..) = fetch(Method::PUT, &url, body).await;

@@ -1,15 +1,18 @@
-//! One suite, run over a directory and over an S3 server.
+//! One suite, run over a directory and over a real S3 server.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shall say where")]
 
 mod bounds;
+mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
+mod listing;
 mod objects;
 mod outages;
 mod segments;
 mod signed;
 mod stage;
+mod storage_proxy_401s;
 mod uploads;
 
 /// Runs each test over both stores.
@@ -27,7 +30,7 @@ macro_rules! suite {
             $($(
                 #[tokio::test]
                 async fn $test() {
-                    crate::$module::$test(crate::stage::Stage::s3().await).await;
+                    crate::$module::$test(crate::stage::Stage::s3()).await;
                 }
             )*)*
         }
@@ -52,4 +55,7 @@ suite! {
     signed: a_signed_url_stores_its_object_until_it_expires
         a_changed_signed_url_is_refused
         the_signature_alone_decides;
+    storage_proxy_401s: the_proxy_verifies_a_worker_token_and_capability_tokens
+        a_mismatch_of_the_worker_token_is_named
+        the_capability_secret_must_be_set_on_both;
 }

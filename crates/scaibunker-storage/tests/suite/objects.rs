@@ -39,7 +39,7 @@ pub async fn what_is_put_can_be_read_and_replaced(stage: Stage) {
         assert_eq!(get.headers()["content-length"], *size.to_string());
         assert!(bytes(get).await == object, "{size} bytes");
     }
-    assert_eq!(stage.kept().len(), 1, "{:?}", stage.kept());
+    assert_eq!(stage.kept().await.len(), 1, "{:?}", stage.kept().await);
 }
 
 pub async fn ranges_are_honoured(stage: Stage) {
@@ -102,12 +102,12 @@ pub async fn deleting_is_idempotent(stage: Stage) {
     }
     assert_eq!(stage.get("files/bnk_1/b").await, "b");
     stage.objects.delete("files/bnk_1/b").await.unwrap();
-    assert!(stage.kept().is_empty(), "{:?}", stage.kept());
+    assert!(stage.kept().await.is_empty(), "{:?}", stage.kept().await);
 }
 
 pub async fn nothing_outside_of_the_known_kinds_is_reached(stage: Stage) {
     std::fs::write(stage.dir().join("secret"), "secret").unwrap();
-    let before = stage.kept();
+    let before = stage.kept().await;
     for key in [
         "files/../../../secret",
         "files/%2e%2e/%2e%2e/%2e%2e/secret",
@@ -125,7 +125,7 @@ pub async fn nothing_outside_of_the_known_kinds_is_reached(stage: Stage) {
         assert!(stage.objects.head(key).await.is_err());
         assert!(stage.objects.delete(key).await.is_err());
     }
-    assert_eq!(stage.kept(), before);
+    assert_eq!(stage.kept().await, before);
     assert_eq!(std::fs::read(stage.dir().join("secret")).unwrap(), b"secret");
 }
 
@@ -139,5 +139,5 @@ pub async fn only_the_worker_token_opens_it(stage: Stage) {
             assert!(!message.contains(TOKEN));
         }
     }
-    assert!(stage.kept().is_empty());
+    assert!(stage.kept().await.is_empty());
 }

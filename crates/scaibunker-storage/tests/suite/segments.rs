@@ -68,7 +68,7 @@ pub async fn an_output_is_deleted_with_its_segments(stage: Stage) {
     }
     stage.put("output/bnk_1/exe_1.stderr/000000", "kept").await;
     stage.objects.delete(OUTPUT).await.unwrap();
-    assert_eq!(stage.kept().len(), 1, "{:?}", stage.kept());
+    assert_eq!(stage.kept().await.len(), 1, "{:?}", stage.kept().await);
     assert_eq!(stage.get("output/bnk_1/exe_1.stderr").await, "kept");
     put_segment(&stage, 0, b"new".to_vec()).await;
     assert_eq!(stage.get(OUTPUT).await, "new");

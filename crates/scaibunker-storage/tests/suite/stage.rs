@@ -16,17 +16,20 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tower::ServiceExt as _;
 
-use crate::common::{self, S3Server};
+use crate::{
+    common::{self, S3Server},
+    listing,
+};
 
 pub const TOKEN: &str = "worker-secret";
-const SIGNING_SECRET: &str = "signing-secret";
+pub const SIGNING_SECRET: &str = "signing-secret";
 /// Below which the proxy is served, as the controller does.
 const PREFIX: &str = "/v1/modules/scaibunker";
 
 pub struct Stage {
     pub objects: Objects,
     proxy: Router,
-    /// Where the store's files are.
+    /// Where a directory's objects are.
     files: PathBuf,
     s3: Option<S3Server>,
     /// Kept until the end.
@@ -41,10 +44,12 @@ impl Stage {
         Self::new(files, dir, objects, None)
     }
 
-    pub async fn s3() -> Self {
+    pub fn s3() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let server = S3Server::start(dir.path()).await;
-        let objects = Objects::s3(common::config(&server.endpoint)).unwrap();
+        let server = S3Server::start();
+        let objects =
+            Objects::s3(common::config(&server.endpoint), SigningSecret::new(SIGNING_SECRET))
+                .unwrap();
         Self::new(dir.path().to_owned(), dir, objects, Some(server))
     }
 
@@ -53,32 +58,29 @@ impl Stage {
         Self { objects, proxy, files, s3, dir }
     }
 
+    /// The same store, for a proxy with another secret or none.
+    pub fn objects_with(&self, secret: Option<SigningSecret>) -> Objects {
+        match &self.s3 {
+            Some(server) => Objects::s3(common::config(&server.endpoint), secret).unwrap(),
+            None => Objects::directory(&self.files, secret).unwrap(),
+        }
+    }
+
     pub fn is_s3(&self) -> bool {
         self.s3.is_some()
     }
 
-    /// The directory that holds the store's.
+    /// A directory next to the store's.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// Everything that the store keeps, unfinished uploads included.
-    pub fn kept(&self) -> Vec<String> {
-        let mut kept = Vec::new();
-        let mut dirs = vec![self.files.clone()];
-        while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
-                let name = entry.to_string_lossy().into_owned();
-                // What s3s-fs remembers about objects.
-                let is_note = name.ends_with(".json");
-                match entry.is_dir() {
-                    true => dirs.push(entry),
-                    false if is_note => {}
-                    false => kept.push(name),
-                }
-            }
+    pub async fn kept(&self) -> Vec<String> {
+        match &self.s3 {
+            Some(server) => listing::kept(&server.endpoint).await,
+            None => files_below(&self.files),
         }
-        kept
     }
 
     pub async fn send(&self, request: Request<Body>) -> Response<Body> {
@@ -163,10 +165,24 @@ pub fn refused(body: &[u8]) -> ErrorBody {
     serde_json::from_slice::<ErrorEnvelope>(body).unwrap().error
 }
 
+fn files_below(dir: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            match entry.is_dir() {
+                true => dirs.push(entry),
+                false => files.push(entry.to_string_lossy().into_owned()),
+            }
+        }
+    }
+    files
+}
+
 /// Waits for something that happens soon.
-pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let waiting = async {
-        while !is_so() {
+        while !is_so().await {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };

@@ -23,7 +23,12 @@ pub async fn a_broken_upload_leaves_what_was_there(stage: Stage) {
         let broken = stage.call(Method::PUT, key, Body::from_stream(stream::iter(pieces))).await;
         assert_eq!(broken.status(), StatusCode::BAD_REQUEST);
         assert_eq!(stage.get(key).await, "first");
-        assert_eq!(stage.kept().len(), 1, "no half an object stays: {:?}", stage.kept());
+        assert_eq!(
+            stage.kept().await.len(),
+            1,
+            "no half an object stays: {:?}",
+            stage.kept().await
+        );
     }
 }
 
@@ -32,13 +37,13 @@ pub async fn a_client_that_goes_away_leaves_nothing(stage: Stage) {
     let stalled = Body::from_stream(pieces.chain(stream::pending()));
     let put = stage.send(request(Method::PUT, "files/a", TOKEN, stalled));
     let mut put = Box::pin(put);
-    let stored = until("the first part is stored", || !stage.kept().is_empty());
+    let stored = until("the first part is stored", async || !stage.kept().await.is_empty());
     tokio::select! {
         answer = &mut put => panic!("the body has not ended: {answer:?}"),
         () = stored => {}
     }
     drop(put);
-    until("the part is taken back", || stage.kept().is_empty()).await;
+    until("the part is taken back", async || stage.kept().await.is_empty()).await;
 }
 
 pub async fn old_uploads_are_removed(stage: Stage) {

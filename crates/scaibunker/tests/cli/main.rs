@@ -20,6 +20,7 @@ mod identity;
 mod lifecycle;
 mod login;
 mod program;
+mod proxy;
 mod pseudo_terminal;
 mod quotas;
 mod real_controller;

@@ -65,6 +65,10 @@ pub(in crate::http) fn document(routes: &[RouteInfo]) -> Value {
                     "type": "http", "scheme": "bearer",
                     "description": "The worker token, `SCAIBUNKER_WORKER_TOKEN`.",
                 },
+                "capability": {
+                    "type": "http", "scheme": "bearer",
+                    "description": "A token of `POST /storage/capabilities` (`v4.local.…`).",
+                },
             },
         },
     })
@@ -111,7 +115,8 @@ fn operation(route: &RouteInfo, schemas: &mut Schemas) -> Value {
         "tags": [route.tag],
         "security": match route.access {
             Access::Public => json!([]),
-            Access::Worker | Access::Proxy => json!([{ "worker": [] }]),
+            Access::Worker => json!([{ "worker": [] }]),
+            Access::Proxy => json!([{ "worker": [] }, { "capability": [] }]),
             _ => json!([{ "caller": [] }]),
         },
         "responses": responses(route, schemas),
