@@ -25,12 +25,12 @@ pub(crate) mod program;
 mod slot;
 
 use std::{
-    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     process::ExitStatus,
 };
 
+use scaibunker_api::image::RootConfig;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -62,8 +62,7 @@ pub struct BakedImage {
 /// What an image says about the bunkers made from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
-    pub user: String,
-    pub env: BTreeMap<String, String>,
+    pub root: RootConfig,
     /// Commands run once in a fresh VM so that a bunker's first ones find their files in memory.
     pub warm_up: Vec<Vec<String>>,
     pub default_cpu_millicores: u32,

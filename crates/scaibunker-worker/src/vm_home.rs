@@ -62,6 +62,12 @@ pub struct ProcessMark {
 pub struct Claim {
     pub bunker_id: BunkerId,
     pub image_user: String,
+    /// `sha256:…` of the image's root file system.
+    #[serde(default)]
+    pub image: String,
+    /// Where commands start that name no place; empty means the user's home.
+    #[serde(default)]
+    pub workdir: String,
     /// The image's and the bunker's.
     pub env: BTreeMap<String, String>,
     pub started_at: Timestamp,

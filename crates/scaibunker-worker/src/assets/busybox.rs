@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     AssetError, ImageConfig, Progress, archive, blocking,
-    image::{DEFAULT_USER, PACK, ROOTFS, environment},
+    image::{PACK, ROOTFS, environment, root_config},
     io_failed,
     program::{Call, DEBUGFS, SHELL},
     slot::Workshop,
@@ -61,8 +61,7 @@ const USERS_OWN: &str = "home/bunker";
 
 pub fn config() -> ImageConfig {
     ImageConfig {
-        user: DEFAULT_USER.to_owned(),
-        env: environment(),
+        root: root_config(environment()),
         warm_up: vec![["/bin/sh", "-c", "true"].map(str::to_owned).into()],
         default_cpu_millicores: 1000,
         default_memory_mb: 256,

@@ -9,7 +9,7 @@ use std::{path::Path, time::Duration};
 use super::{
     AssetError, ImageConfig, Progress,
     archive::{RELEASE, proxy_environment, sources},
-    image::{DEFAULT_USER, ROOTFS, environment},
+    image::{ROOTFS, environment, root_config},
     program::{Call, MMDEBSTRAP},
     slot::Workshop,
 };
@@ -44,8 +44,7 @@ pub fn config() -> ImageConfig {
     // A check for a newer pip only waits for a network that most bunkers do not have.
     env.insert("PIP_DISABLE_PIP_VERSION_CHECK".to_owned(), "1".to_owned());
     ImageConfig {
-        user: DEFAULT_USER.to_owned(),
-        env,
+        root: root_config(env),
         warm_up: vec![["/bin/sh", "-c", "python3 -c pass"].map(str::to_owned).into()],
         default_cpu_millicores: 1000,
         default_memory_mb: 512,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fs::File, io, path::Path, time::Duration};
 
+use scaibunker_api::image::RootConfig;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -16,7 +17,7 @@ use super::{
 pub const BUILT_IN: [&str; 2] = ["busybox", "debian-12"];
 
 /// The user of both images, uid 1000: root in a bunker takes a permission of its own.
-pub const DEFAULT_USER: &str = "bunker";
+const DEFAULT_USER: &str = "bunker";
 
 /// The shell function that turns a tree into an ext4 file.
 pub const PACK: &str = include_str!("pack.sh");
@@ -42,6 +43,11 @@ pub fn environment() -> BTreeMap<String, String> {
     [("PATH", path), ("LANG", "C.UTF-8")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
+}
+
+/// The configuration of both images, with this environment.
+pub fn root_config(env: BTreeMap<String, String>) -> RootConfig {
+    RootConfig { user: DEFAULT_USER.to_owned(), env, ..RootConfig::default() }
 }
 
 /// The image from the cache, baked first if need be.
@@ -120,7 +126,7 @@ mod tests {
         assert_eq!(image.path, slot.path(ROOTFS));
         assert_eq!(image.size_bytes, 13);
         assert!(image.digest.starts_with("sha256:") && image.digest.len() == 7 + 64);
-        assert_eq!(image.config.user, "bunker");
+        assert_eq!(image.config.root.user, "bunker");
     }
 
     #[tokio::test(flavor = "multi_thread")]

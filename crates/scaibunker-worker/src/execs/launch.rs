@@ -30,12 +30,17 @@ pub fn guest_spec(
         exec_id: start.exec_id.to_string(),
         request_id: request_id.to_owned(),
         argv,
-        cwd: start.cwd.clone(),
+        cwd: start.cwd.clone().or_else(|| image_workdir(claim)),
         env,
         user: start.user.as_ref().unwrap_or(&claim.image_user).clone(),
         timeout_ms: start.timeout_s.map(|seconds| seconds.saturating_mul(1000)),
         terminal: start.terminal.map(terminal_size).transpose()?,
     })
+}
+
+/// The image's, if it has a usable one.
+fn image_workdir(claim: &Claim) -> Option<String> {
+    claim.workdir.starts_with('/').then(|| claim.workdir.clone())
 }
 
 /// A terminal's size as the guest takes it.
@@ -72,6 +77,8 @@ mod tests {
     fn claim() -> Claim {
         Claim {
             bunker_id: BunkerId::generate(),
+            image: String::new(),
+            workdir: String::new(),
             image_user: "bunker".into(),
             env: BTreeMap::from([("A".into(), "bunker".into()), ("B".into(), "bunker".into())]),
             started_at: jiff::Timestamp::UNIX_EPOCH,

@@ -189,7 +189,9 @@ fn leave_behind(vms_dir: &Path, id: BunkerId, paused: Option<Pause>) -> Arc<Gues
     home.set_process(vmm.id() as i32).unwrap();
     let claim = Claim {
         bunker_id: id,
-        image_user: "bunker".to_owned(),
+        image: String::new(),
+            workdir: String::new(),
+            image_user: "bunker".to_owned(),
         env: BTreeMap::new(),
         started_at: LONG_AGO,
     };

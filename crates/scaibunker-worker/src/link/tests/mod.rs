@@ -126,6 +126,8 @@ impl Lab {
         let (id, (guest, channel)) = (BunkerId::generate(), GuestDouble::start().await);
         let claim = Claim {
             bunker_id: id,
+            image: String::new(),
+            workdir: String::new(),
             image_user: "bunker".to_owned(),
             env: BTreeMap::new(),
             started_at: jiff::Timestamp::UNIX_EPOCH,
