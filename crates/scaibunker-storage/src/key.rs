@@ -34,6 +34,11 @@ pub(crate) fn prefix(prefix: &str) -> Option<&str> {
     (KINDS.contains(&segments) || parse(segments).is_some()).then_some(segments)
 }
 
+/// The place below which all objects are.
+pub(crate) fn root() -> Path {
+    Path::from(ROOT)
+}
+
 /// The place below which all uploaded files are.
 pub(crate) fn files() -> Path {
     Path::from_iter([ROOT, "files"])

@@ -163,8 +163,8 @@ impl Objects {
         self.read_if(key, Conditions { range, ..Conditions::default() }).await
     }
 
-    /// Removes the objects below `files/` that were stored longer than `age` ago, and what uploads
-    /// to a directory that a crash cut off have left there. Returns how many were removed; one
+    /// Removes the objects below `files/` that were stored longer than `age` ago, and, in a directory,
+    /// what uploads of any kind that a crash cut off that long ago have left. Returns how many were removed; one
     /// that could not be is logged, and is tried again by the next call.
     pub async fn remove_uploads_older_than(&self, age: Duration) -> Result<u64, StorageError> {
         let fail = |source| StorageError::new("clean up", "files", source);
@@ -183,7 +183,7 @@ impl Objects {
             }
         }
         if let Adapter::Directory { root } = &self.adapter {
-            let dir = root.join(key::files().as_ref());
+            let dir = root.join(key::root().as_ref());
             let cut_off = tokio::task::spawn_blocking(move || {
                 directory::remove_cut_off_uploads(&dir, before)
             });

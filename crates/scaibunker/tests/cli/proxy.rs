@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use scaibunker_api::storage::CapabilityMethod::{Get, Put};
 use scaibunker_storage::{Objects, SigningSecret};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
     process::Child,
 };
 
@@ -101,6 +102,38 @@ async fn the_proxy_alone_accepts_what_the_controller_has_signed() {
 
     send(&proxy.process, Signal::TERM);
     assert_eq!(finish(proxy.process).await.code, 0);
+}
+
+#[tokio::test]
+async fn what_was_accepted_outlives_a_kill_and_nothing_half_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let variables = [("SCAIBUNKER_WORKER_TOKEN", TOKEN)];
+    let mut proxy = Proxy::start(dir.path(), &variables).await;
+    assert_eq!(proxy.put(KEY, TOKEN).await, StatusCode::CREATED);
+    let address = proxy.url.strip_prefix("http://").unwrap().strip_suffix(API).unwrap();
+    let mut half = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "PUT {API}/storage/{KEY} HTTP/1.1\r\nhost: proxy\r\nauthorization: Bearer {TOKEN}\r\n\
+         content-length: 9000000\r\n\r\n"
+    );
+    half.write_all(head.as_bytes()).await.unwrap();
+    half.write_all(&vec![7; 4_000_000]).await.unwrap();
+    let objects = dir.path().join("objects/scaibunker/images/uploads/ten_1");
+    let waiting = async {
+        while std::fs::read_dir(&objects).unwrap().count() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
+    proxy.process.kill().await.unwrap();
+
+    let proxy = Proxy::start(dir.path(), &variables).await;
+    let url = format!("{}/storage/{KEY}", proxy.url);
+    let (status, body) = send_request(Method::GET, &url, Some(TOKEN), "").await;
+    assert_eq!((status, body.as_ref()), (StatusCode::OK, b"object".as_slice()));
+    let objects = Objects::directory(&dir.path().join("objects"), None).unwrap();
+    assert_eq!(objects.remove_uploads_older_than(Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(objects.head(KEY).await.unwrap(), Some(6));
 }
 
 #[tokio::test]
