@@ -23,7 +23,11 @@ pub enum Kind {
     Symlink(Vec<u8>),
     HardLink(Vec<u8>),
     Fifo,
-    Device { is_block: bool, major: u32, minor: u32 },
+    Device {
+        is_block: bool,
+        major: u32,
+        minor: u32,
+    },
 }
 
 /// One entry; the data of a file is read from the [`Archive`].
@@ -133,16 +137,17 @@ impl<R: Read> Archive<R> {
             },
             other => return Err(wrong(format!("unknown type {:#x} of an entry", other.as_byte()))),
         };
+        let old = header.as_old();
         // Some writers give links and directories a size although no data follows.
         Ok(Entry {
             path,
             kind,
-            mode: header.mode()? & 0o7777,
-            uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
-            gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
-            mtime: match pax.mtime.or_else(|| signed(&header.as_old().mtime)) {
+            mode: number(&old.mode, || header.mode().map(u64::from))? as u32 & 0o7777,
+            uid: pax.uid.map_or_else(|| number(&old.uid, || header.uid()), Ok)?,
+            gid: pax.gid.map_or_else(|| number(&old.gid, || header.gid()), Ok)?,
+            mtime: match pax.mtime.or_else(|| signed(&old.mtime)) {
                 Some(mtime) => mtime,
-                None => i64::try_from(header.mtime()?).unwrap_or(i64::MAX),
+                None => i64::try_from(number(&old.mtime, || header.mtime())?).unwrap_or(i64::MAX),
             },
             xattrs: pax.xattrs,
             stored,
@@ -193,7 +198,8 @@ impl<R: Read> Archive<R> {
         }
         let bytes = header.as_bytes();
         let spaces = 8 * u32::from(b' ');
-        let sum = bytes[..148].iter().chain(&bytes[156..]).map(|byte| u32::from(*byte)).sum::<u32>();
+        let sum =
+            bytes[..148].iter().chain(&bytes[156..]).map(|byte| u32::from(*byte)).sum::<u32>();
         if header.cksum()? != sum + spaces {
             return Err(wrong("the checksum of an entry's header is wrong"));
         }
@@ -218,7 +224,8 @@ impl<R: Read> Archive<R> {
     }
 
     fn skip(&mut self) -> io::Result<()> {
-        let left = self.remaining.checked_add(self.padding).ok_or_else(|| wrong("size overflow"))?;
+        let left =
+            self.remaining.checked_add(self.padding).ok_or_else(|| wrong("size overflow"))?;
         let skipped = io::copy(&mut self.stream.by_ref().take(left), &mut io::sink())?;
         if skipped < left {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -247,6 +254,11 @@ impl<R: Read> Read for Archive<R> {
 /// Before POSIX a directory was a file whose name ends in a slash.
 fn is_old_directory(header: &Header, path: &[u8]) -> bool {
     header.as_old().linkflag[0] == 0 && path.ends_with(b"/")
+}
+
+/// Some writers leave a field empty that is zero.
+fn number(field: &[u8], parse: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(0) } else { parse() }
 }
 
 /// A time before 1970, which GNU writes as a negative base-256 number.

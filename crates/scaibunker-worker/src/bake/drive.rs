@@ -251,7 +251,8 @@ fn listen(
                 .map_err(failed("put the bake's helper into its cgroup"))?;
         }
     }
-    let mut task = serde_json::to_vec(task).map_err(|error| failed("write a task")(error.into()))?;
+    let mut task =
+        serde_json::to_vec(task).map_err(|error| failed("write a task")(error.into()))?;
     task.push(b'\n');
     stdin.write_all(&task).map_err(failed("give the bake's helper its task"))?;
     let mut lines = BufReader::new(stdout);

@@ -33,7 +33,9 @@ fn map_own(program: Program, pid: u32, own: u32, ranges: &str) -> io::Result<()>
     })?;
     let path = program.find().ok_or_else(|| {
         let Program { name, package } = program;
-        io::Error::other(format!("`{name}` is not installed: run `apt-get install {package}` as root"))
+        io::Error::other(format!(
+            "`{name}` is not installed: run `apt-get install {package}` as root"
+        ))
     })?;
     let numbers = [pid, 0, own, 1, 1, first, count].map(|number| number.to_string());
     let output = Command::new(path).args(numbers).output()?;

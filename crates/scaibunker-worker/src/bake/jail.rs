@@ -152,8 +152,7 @@ fn show(path: &Path, root: &Path) -> Result<(), Fault> {
     }
     fs::create_dir(&inside).map_err(failed("make a mount point"))?;
     mount_bind_recursive(path, &inside).map_err(failed("show a directory of the system"))?;
-    let flags =
-        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    let flags = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     restrict(&inside, flags)
 }
 

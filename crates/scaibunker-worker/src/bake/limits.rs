@@ -64,7 +64,10 @@ impl Limits {
     pub fn check_used(&self, bytes: u64) -> Result<(), Fault> {
         let cap = u64::from(self.size_mib) << 20;
         if bytes > cap {
-            return Err(size_cap(format_args!("needs more than {} MiB", self.size_mib), self.size_mib));
+            return Err(size_cap(
+                format_args!("needs more than {} MiB", self.size_mib),
+                self.size_mib,
+            ));
         }
         Ok(())
     }

@@ -27,7 +27,10 @@ pub fn take(from: &Path, to: &Path, max_bytes: u64) -> io::Result<Baked> {
     let file = File::from(open(from, flags, Mode::empty())?);
     let found = file.metadata()?;
     if !found.is_file() || found.nlink() != 1 || found.len() > max_bytes {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not the file that was asked for"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is not the file that was asked for",
+        ));
     }
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     fchown(&file, Some(uid), Some(gid))?;

@@ -97,7 +97,9 @@ mod tests {
 
     #[test]
     fn malformed_records_are_errors() {
-        for records in [&b"99 path=a\n"[..], b"x path=a\n", b"2 ", b"8 path a", b"11 size=zz\n", b"0 a"] {
+        for records in
+            [&b"99 path=a\n"[..], b"x path=a\n", b"2 ", b"8 path a", b"11 size=zz\n", b"0 a"]
+        {
             assert!(Pax::default().parse(records).is_err(), "{records:?}");
         }
     }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr_query, openat, statat, unlinkat},
+    fs::{
+        AtFlags, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr_query, openat, statat,
+        unlinkat,
+    },
     io::Errno,
 };
 

@@ -36,7 +36,8 @@ pub fn unpack<R: Read>(
     tick: &mut dyn FnMut(),
 ) -> Result<(), Fault> {
     let mut archive = Archive::new(stream);
-    let mut layer = Layer { tree, limits, brought: Brought::default(), buffer: vec![0; COPY_BYTES] };
+    let mut layer =
+        Layer { tree, limits, brought: Brought::default(), buffer: vec![0; COPY_BYTES] };
     while let Some(entry) = archive.next().map_err(|error| stream_fault(&error))? {
         layer.limits.count_entry()?;
         layer.apply(&entry, &mut archive)?;
@@ -265,5 +266,6 @@ fn data_runs(chunk: &[u8]) -> Vec<std::ops::Range<usize>> {
 /// Compares with itself one byte on, which the C library's `memcmp` does at memory speed in
 /// every build.
 pub fn is_zero(block: &[u8]) -> bool {
-    block.first().is_none_or(|first| *first == 0) && block.get(1..).is_none_or(|rest| rest == &block[..block.len() - 1])
+    block.first().is_none_or(|first| *first == 0)
+        && block.get(1..).is_none_or(|rest| rest == &block[..block.len() - 1])
 }

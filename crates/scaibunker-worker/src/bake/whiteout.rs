@@ -101,7 +101,8 @@ pub fn remove_contents(
     dir: BorrowedFd<'_>,
     path: &[u8],
 ) -> Result<(), Fault> {
-    let listed = dir.try_clone_to_owned().map_err(|error| Fault::io("copy a descriptor", &error))?;
+    let listed =
+        dir.try_clone_to_owned().map_err(|error| Fault::io("copy a descriptor", &error))?;
     for name in names(&listed)? {
         remove(tree, brought, dir, path, &name)?;
     }

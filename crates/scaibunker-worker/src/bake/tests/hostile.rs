@@ -165,8 +165,22 @@ fn a_million_pieces_or_a_huge_name_do_not_take_the_memory() {
 #[test]
 fn no_archive_escapes_or_panics() {
     const NAMES: [&str; 16] = [
-        "a", "b", "a/b", "a/b/c", "../a", "/b", "a/../..", ".", "..", "b/.wh.c", ".wh.a", ".wh.b",
-        "a/.wh..wh..opq", ".wh..wh..opq", "a/b/../../../outside", "../../outside",
+        "a",
+        "b",
+        "a/b",
+        "a/b/c",
+        "../a",
+        "/b",
+        "a/../..",
+        ".",
+        "..",
+        "b/.wh.c",
+        ".wh.a",
+        ".wh.b",
+        "a/.wh..wh..opq",
+        ".wh..wh..opq",
+        "a/b/../../../outside",
+        "../../outside",
     ];
     bolero::check!()
         .with_test_time(std::time::Duration::from_secs(3))

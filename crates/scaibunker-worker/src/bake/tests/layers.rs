@@ -8,7 +8,8 @@ use crate::bake::survey::Survey;
 #[test]
 fn whiteouts_take_away_what_is_below_only() {
     let place = Place::new();
-    let below = Layer::new().file("d/old", "1").file("d/sub/old", "2").file("gone/x", "3").file("f", "4");
+    let below =
+        Layer::new().file("d/old", "1").file("d/sub/old", "2").file("gone/x", "3").file("f", "4");
     let above = Layer::new()
         .file("d/sub/new", "5")
         .file("d/.wh..wh..opq", "")
@@ -85,7 +86,9 @@ fn directories_get_their_own_times_at_the_end() {
     let mut tree = Tree::open(&place.tree()).unwrap();
     let layer = Layer::new().dir("d").file("d/x", "").file("implied/x", "").bytes();
     place.apply(&mut tree, &layer, &mut Limits::new(64)).unwrap();
-    place.apply(&mut tree, &Layer::new().file("d/.wh.x", "").bytes(), &mut Limits::new(64)).unwrap();
+    place
+        .apply(&mut tree, &Layer::new().file("d/.wh.x", "").bytes(), &mut Limits::new(64))
+        .unwrap();
     Survey::of(&tree).unwrap();
     assert_eq!(place.path("d").metadata().unwrap().mtime(), 1_000_000_000);
     assert_eq!(place.path("implied").metadata().unwrap().mtime(), 0);
