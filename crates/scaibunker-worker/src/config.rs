@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::{images::ImageSettings, oci::RegistrySettings};
+
 /// Settings of one worker.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
@@ -22,6 +24,13 @@ pub struct WorkerConfig {
     pub storage_url: Option<String>,
     /// The secret that workers and controllers share.
     pub worker_token: String,
+    /// Archives that an image may be made of lie below it.
+    pub import_dir: PathBuf,
+    /// MiB that images which are not built in may take; half of the disk when absent.
+    pub image_cache_mb: Option<u64>,
+    pub registries: RegistrySettings,
+    /// This program, which bakes images in a process of its own.
+    pub program: PathBuf,
     /// Built-in images to offer, by name.
     pub images: Vec<String>,
     /// Ready microVMs kept for each kind of bunker in use.
@@ -48,6 +57,20 @@ impl WorkerConfig {
     #[must_use]
     pub fn jail_root(&self) -> PathBuf {
         self.data_dir.join("jail")
+    }
+
+    /// The settings of its images.
+    #[must_use]
+    pub fn image_settings(&self) -> ImageSettings {
+        let disk_mb = rustix::fs::statvfs(&self.cache_dir)
+            .map_or(0, |found| found.f_blocks.saturating_mul(found.f_frsize) >> 20);
+        ImageSettings {
+            cache_dir: self.data_dir.join("images"),
+            import_dir: self.import_dir.clone(),
+            budget_bytes: self.image_cache_mb.unwrap_or(disk_mb / 2).saturating_mul(1 << 20),
+            registries: self.registries.clone(),
+            program: self.program.clone(),
+        }
     }
 
     /// Finds a program as a shell would.

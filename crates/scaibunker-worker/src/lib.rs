@@ -15,6 +15,7 @@ pub mod execs;
 mod guest_double;
 pub mod guest_log;
 mod http_client;
+pub mod images;
 pub mod jail;
 pub mod link;
 pub mod oci;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     assets::BakedImage,
     engine::{EngineError, Shape, Template},
+    images::Images,
     jail::CpuPriority,
     vm::{Host, Vm, VmError},
 };
@@ -51,7 +52,7 @@ struct Shelf {
 /// The pool of one worker.
 pub struct Pool {
     host: Arc<Host>,
-    images: HashMap<String, BakedImage>,
+    images: Images,
     pool_size: usize,
     templates: Mutex<HashMap<Shape, TemplateCell>>,
     shelf: Mutex<Shelf>,
@@ -72,10 +73,10 @@ enum Then {
 impl Pool {
     /// An empty pool over these images; [`Pool::refill`] fills it.
     #[must_use]
-    pub fn new(host: Arc<Host>, images: Vec<BakedImage>, pool_size: usize) -> Arc<Self> {
+    pub fn new(host: Arc<Host>, images: Images, pool_size: usize) -> Arc<Self> {
         Arc::new(Self {
             host,
-            images: images.into_iter().map(|image| (image.name.clone(), image)).collect(),
+            images,
             pool_size,
             templates: Mutex::default(),
             shelf: Mutex::default(),
@@ -85,10 +86,10 @@ impl Pool {
         })
     }
 
-    /// The image of that name.
+    /// The images that VMs are made of.
     #[must_use]
-    pub fn image(&self, name: &str) -> Option<&BakedImage> {
-        self.images.get(name)
+    pub fn images(&self) -> &Images {
+        &self.images
     }
 
     /// The host this pool makes VMs on.
@@ -174,6 +175,33 @@ impl Pool {
         Ok(())
     }
 
+    /// Boots the template of bunkers that ask for nothing special, before the first one does. Its
+    /// VMs are kept ready only once there was one.
+    pub async fn prepare(&self, image: &BakedImage) -> Result<(), VmError> {
+        let shape = Shape::default_of(image);
+        {
+            let mut shelf = self.shelf();
+            if !shelf.recent.contains(&shape) {
+                shelf.recent.insert(0, shape.clone());
+            }
+        }
+        self.template(&shape).await.map(drop)
+    }
+
+    /// Lets go of everything that was made of an image.
+    pub fn forget(&self, digest: &str) {
+        let gone: Vec<Vm> = {
+            let mut shelf = self.shelf();
+            let Shelf { ready, recent } = &mut *shelf;
+            recent.retain(|shape| shape.image != digest);
+            self.templates().retain(|shape, _| shape.image != digest);
+            ready.extract_if(|shape, _| shape.image == digest).flat_map(|(_, vms)| vms).collect()
+        };
+        for vm in gone {
+            tokio::spawn(vm.destroy());
+        }
+    }
+
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,11 +258,11 @@ impl Pool {
         };
         let boot = || async {
             let unknown = || EngineError::Protocol(format!("no image named {}", shape.image));
-            let image = self.images.get(&shape.image).ok_or_else(unknown)?;
+            let image = self.images.image(&shape.image).ok_or_else(unknown)?;
             let started = tokio::time::Instant::now();
-            let template = self.host.boot_template(shape, image).await?;
+            let template = self.host.boot_template(shape, &image).await?;
             tracing::info!(
-                image = shape.image,
+                image = image.name,
                 memory_mb = shape.memory_mb,
                 duration_ms = started.elapsed().as_millis() as u64,
                 "template booted"

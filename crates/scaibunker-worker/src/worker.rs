@@ -14,7 +14,10 @@ use scaibunker_api::{
     ids::WorkerId,
     worker::{Capacity, PROTOCOL_VERSION, RegisterWorker},
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,8 +27,10 @@ use crate::{
         Engine, EngineError, Shape,
         qemu::{self, Accelerator, Qemu},
     },
+    images::{ImageEvent, Images},
     jail::CgroupRoot,
     link::{ControllerClient, Link, LinkError, ready_image},
+    oci::OciError,
     pool::Pool,
     scratch::{ScratchDisks, ScratchError},
     seat::{Seat, SeatError, UidSlots},
@@ -56,6 +61,8 @@ pub enum WorkerError {
     Seat(#[from] SeatError),
     #[error("cannot make a first microVM")]
     Vm(#[from] VmError),
+    #[error("cannot prepare the images")]
+    Images(#[from] OciError),
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
@@ -72,11 +79,13 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkerEr
 /// A running worker. Its bunkers end, or are left, in [`Worker::stop`].
 pub struct Worker {
     supervisor: Arc<Supervisor>,
-    /// Ends bunkers and the pool.
+    images: Images,
+    /// Ends bunkers, the pool and work on images.
     bunkers: CancellationToken,
     /// Ends the link, after the bunkers so that their ends can still be told.
     link: CancellationToken,
     refill: JoinHandle<()>,
+    follow: JoinHandle<()>,
     linked: JoinHandle<()>,
     is_up: watch::Receiver<bool>,
     _lock: File,
@@ -89,17 +98,18 @@ impl Worker {
         let lock = lay_out(&config)?;
         let began = Instant::now();
         let kernel = assets::kernel(&config.cache_dir, &config.guest_agent, progress).await?;
-        let images = bake(&config, progress).await?;
+        let built_in = bake(&config, progress).await?;
         let controller = ControllerClient::new(&config.controller_url, &config.worker_token)?;
         let storage_url = config.storage_url.as_ref().unwrap_or(&config.controller_url);
         let storage = Arc::new(StorageClient::new(storage_url, &config.worker_token)?);
 
         let capacity = capacity(&config);
         let cgroups = cgroups();
+        let (bunkers, link) = (CancellationToken::new(), CancellationToken::new());
         let uid_slots = Arc::new(UidSlots::default());
         let disks = ScratchDisks::new(config.disks_dir())?;
         let cgroup_root = cgroups.as_ref();
-        let engine = engine(&config, kernel, &images, &uid_slots, cgroup_root, &disks).await?;
+        let engine = engine(&config, kernel, &built_in, &uid_slots, cgroup_root, &disks).await?;
         let engine_text = engine.describe();
         let host = Arc::new(Host {
             engine: Arc::new(engine),
@@ -108,7 +118,14 @@ impl Worker {
             cgroups,
             uid_slots,
         });
-        let shapes: Vec<Shape> = images.iter().map(default_shape).collect();
+        let shapes: Vec<Shape> = built_in.iter().map(Shape::default_of).collect();
+        let ready = built_in.iter().map(ready_image).collect();
+        let settings = config.image_settings();
+        let cgroup_root = host.cgroups.clone();
+        let opened =
+            Images::open(settings, built_in, Arc::clone(&storage), cgroup_root, bunkers.clone());
+        let (images, image_events) = opened?;
+        images.clear_work().await?;
         let introduction = RegisterWorker {
             worker_id: read_id(&config),
             name: config.name.clone(),
@@ -116,31 +133,32 @@ impl Worker {
             protocol_version: PROTOCOL_VERSION,
             engine: engine_text,
             capacity,
-            images: images.iter().map(ready_image).collect(),
+            images: ready,
             image_cache: Vec::new(),
         };
 
-        let (bunkers, link) = (CancellationToken::new(), CancellationToken::new());
-        let pool = Pool::new(host, images, config.pool_size);
+        let pool = Pool::new(host, images.clone(), config.pool_size);
         let supervisor = Supervisor::new(Arc::clone(&pool), bunkers.clone(), config.keep_bunkers);
         supervisor.recover().await.map_err(failed("read", &config.vms_dir()))?;
         supervisor.follow_activity();
         progress("starting the first microVMs");
         pool.warm(&shapes).await?;
-        let refill = tokio::spawn(pool.refill(bunkers.clone()));
+        let refill = tokio::spawn(Arc::clone(&pool).refill(bunkers.clone()));
+        let follow = tokio::spawn(follow_images(pool, image_events, bunkers.clone()));
         let data_dir = config.data_dir.clone();
         let (up, is_up) = watch::channel(false);
         let linked = Link {
             controller,
             supervisor: Arc::clone(&supervisor),
             storage,
+            images: images.clone(),
             introduction,
             remember: Box::new(move |id| remember_id(&data_dir, id)),
             is_up: up,
         };
         let linked = tokio::spawn(linked.run(link.clone()));
         tracing::info!(duration_ms = began.elapsed().as_millis() as u64, "worker ready");
-        Ok(Self { supervisor, bunkers, link, refill, linked, is_up, _lock: lock })
+        Ok(Self { supervisor, images, bunkers, link, refill, follow, linked, is_up, _lock: lock })
     }
 
     /// Returns once the controller has linked up with this worker.
@@ -155,6 +173,8 @@ impl Worker {
         self.supervisor.finish().await;
         // Both end by themselves once cancelled; a panic in them has been reported already.
         let _ = self.refill.await;
+        let _ = self.follow.await;
+        self.images.finish().await;
         self.link.cancel();
         let _ = self.linked.await;
     }
@@ -214,13 +234,23 @@ async fn engine(
     Ok(engine.probed(&config.data_dir, image, &mut seat, scratch).await?)
 }
 
-/// What a create without sizes asks for.
-fn default_shape(image: &BakedImage) -> Shape {
-    Shape {
-        image: image.name.clone(),
-        vcpus: image.config.default_cpu_millicores.div_ceil(1000),
-        memory_mb: image.config.default_memory_mb,
-        disk_mb: image.config.default_disk_mb,
+/// Boots the templates of images that arrive, one after the other, and lets go of those that went.
+async fn follow_images(
+    pool: Arc<Pool>,
+    mut events: mpsc::UnboundedReceiver<ImageEvent>,
+    shutdown: CancellationToken,
+) {
+    while let Some(Some(event)) = shutdown.run_until_cancelled(events.recv()).await {
+        match event {
+            ImageEvent::Gone(digest) => pool.forget(&digest),
+            ImageEvent::Ready(image) => {
+                // The first bunker tries again, and its caller is told.
+                if let Err(error) = pool.prepare(&image).await {
+                    let error = crate::chain(&error);
+                    tracing::warn!(image = image.name, error, "an image's template does not boot");
+                }
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use scaibunker_controller::{Controller, ControllerConfig};
 use scaibunker_worker::{
     Worker,
     config::{AcceleratorChoice, Overcommit, WorkerConfig},
+    oci::RegistrySettings,
 };
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,27 @@ pub struct WorkerArgs {
     /// How guest code runs; `probe` boots a microVM with kvm once to see whether it works
     #[arg(long, env = "SCAIBUNKER_ACCELERATOR", value_enum, default_value_t = AcceleratorArg::Probe)]
     accelerator: AcceleratorArg,
+    /// Directory of archives that images may be made of [default: import in the data directory]
+    #[arg(long, env = "SCAIBUNKER_IMPORT_DIR", value_name = "DIR")]
+    import_dir: Option<PathBuf>,
+    /// Disk for images that are not built in; the least recently used go first [default: half of
+    /// the disk]
+    #[arg(long, env = "SCAIBUNKER_IMAGE_CACHE_MB", value_name = "MIB")]
+    image_cache_mb: Option<u64>,
+    /// Registry (host or host:port) that is spoken to without TLS; may be given more than once
+    #[arg(
+        long = "insecure-registry",
+        env = "SCAIBUNKER_INSECURE_REGISTRIES",
+        value_delimiter = ',',
+        value_name = "HOST"
+    )]
+    insecure_registries: Vec<String>,
+    /// Certificates in PEM that registries are believed with, beside the machine's own
+    #[arg(long, env = "SCAIBUNKER_REGISTRY_CA", value_name = "FILE")]
+    registry_ca: Option<PathBuf>,
+    /// Refuse images of registries on this machine, where tenants do not trust each other
+    #[arg(long, env = "SCAIBUNKER_NO_LOOPBACK_REGISTRIES")]
+    no_loopback_registries: bool,
     /// Built-in image to offer; may be given more than once
     #[arg(long = "image", env = "SCAIBUNKER_IMAGES", value_delimiter = ',',
           default_values_t = ["busybox".to_owned(), "debian-12".to_owned()])]
@@ -129,6 +151,15 @@ impl WorkerArgs {
             controller_url,
             storage_url: None,
             worker_token,
+            import_dir: self.import_dir.clone().unwrap_or_else(|| data_dir.join("import")),
+            image_cache_mb: self.image_cache_mb,
+            registries: RegistrySettings {
+                insecure: self.insecure_registries.clone(),
+                ca_file: self.registry_ca.clone(),
+                allow_loopback: !self.no_loopback_registries,
+            },
+            // Also while the program is being replaced by another version.
+            program: "/proc/self/exe".into(),
             images: self.images.clone(),
             pool_size: self.pool_size,
             overcommit: Overcommit {

@@ -126,8 +126,8 @@ impl GuestChannel {
             request_id: String::new(),
             argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
             cwd: None,
-            env: image.env.clone(),
-            user: image.user.clone(),
+            env: image.root.env.clone(),
+            user: image.root.user.clone(),
             timeout_ms: Some(limit.as_millis() as u64),
             terminal: None,
         };

@@ -18,10 +18,24 @@ use crate::{
 /// What microVMs must share to be clones of one template.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Shape {
+    /// `sha256:…` of the root file system.
     pub image: String,
     pub vcpus: u32,
     pub memory_mb: u32,
     pub disk_mb: u32,
+}
+
+impl Shape {
+    /// What a create without sizes asks for.
+    #[must_use]
+    pub fn default_of(image: &BakedImage) -> Self {
+        Self {
+            image: image.digest.clone(),
+            vcpus: image.config.default_cpu_millicores.div_ceil(1000),
+            memory_mb: image.config.default_memory_mb,
+            disk_mb: image.config.default_disk_mb,
+        }
+    }
 }
 
 /// A booted and stopped microVM that clones continue from.

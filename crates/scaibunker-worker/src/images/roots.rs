@@ -147,7 +147,8 @@ impl Roots {
         let mut roots = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
-            let Some(root) = name.to_str().and_then(|hex| self.get(&format!("sha256:{hex}"))) else {
+            let Some(root) = name.to_str().and_then(|hex| self.get(&format!("sha256:{hex}")))
+            else {
                 continue;
             };
             let Ok(found) = root.path.metadata() else { continue };

@@ -30,7 +30,10 @@ pub enum Event {
     Baking,
     /// So many percent of the step.
     Progress(u8),
-    Arrived { digest: String, size_bytes: u64 },
+    Arrived {
+        digest: String,
+        size_bytes: u64,
+    },
     Stored(BakedRoot),
     Failed(ImageFault),
     Evicted(ImageFault),

@@ -10,7 +10,6 @@ use std::{
 use jiff::Timestamp;
 use scaibunker_api::{
     ids::ImageId,
-    image::CacheStatus,
     worker::{BakedRoot, EnsureImage, ImageFault, ImageFaultCause, ImageReport},
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -84,9 +83,9 @@ enum Evictable {
 }
 
 impl Images {
-    /// The images that an earlier worker had, and the built-in ones. What was half-made is
-    /// removed. `events` tells what becomes ready and what goes.
-    pub async fn open(
+    /// The images that an earlier worker had, and the built-in ones; the listener hears of what
+    /// becomes ready and what goes.
+    pub fn open(
         settings: ImageSettings,
         built_in: Vec<BakedImage>,
         storage: Arc<StorageClient>,
@@ -113,16 +112,16 @@ impl Images {
             settings,
         };
         let images = Self(Arc::new(shared));
-        images.clear_work().await?;
-        let import = images.import_dir();
-        fs::create_dir_all(import).map_err(failed("make", import))?;
+        for dir in [images.import_dir().to_owned(), images.bake_dir()] {
+            fs::create_dir_all(&dir).map_err(failed("make", &dir))?;
+        }
         images.restore().map_err(failed("read", &ids))?;
         Ok((images, listener))
     }
 
-    async fn clear_work(&self) -> Result<(), OciError> {
+    /// Removes what a killed worker left half-made, before the first image is asked for.
+    pub async fn clear_work(&self) -> Result<(), OciError> {
         let dir = self.bake_dir();
-        fs::create_dir_all(&dir).map_err(failed("make", &dir))?;
         for entry in fs::read_dir(&dir).map_err(failed("read", &dir))? {
             let path = entry.map_err(failed("read", &dir))?.path();
             if path.is_dir() {
@@ -170,11 +169,8 @@ impl Images {
         let now = Timestamp::now();
         let (report, stop) = {
             let mut all = self.held();
-            let fresh = || Entry {
-                held: Held::asked(now),
-                record: None,
-                stop: CancellationToken::new(),
-            };
+            let fresh =
+                || Entry { held: Held::asked(now), record: None, stop: CancellationToken::new() };
             let is_new = !all.contains_key(&id);
             let entry = all.entry(id).or_insert_with(fresh);
             let again = entry.held.apply(Event::Asked, now).filter(|_| !entry.held.is_under_way());
@@ -202,7 +198,8 @@ impl Images {
             let Some(entry) = all.remove(&id) else { return };
             entry.stop.cancel();
             self.0.records.remove(id);
-            let shared = |digest: &String| all.values().any(|e| e.held.digest.as_ref() == Some(digest));
+            let shared =
+                |digest: &String| all.values().any(|e| e.held.digest.as_ref() == Some(digest));
             entry.held.digest.filter(|digest| !shared(digest))
         };
         if let Some(digest) = digest {
@@ -237,9 +234,9 @@ impl Images {
         built_in.cloned().or_else(|| {
             let root = self.0.roots.get(digest)?;
             let all = self.held();
-            let record = all.values().find_map(|entry| {
-                entry.record.as_ref().filter(|record| record.digest == digest)
-            });
+            let record = all
+                .values()
+                .find_map(|entry| entry.record.as_ref().filter(|record| record.digest == digest));
             Some(baked_image(&root, record))
         })
     }
@@ -283,7 +280,8 @@ impl Images {
                     let digest = all.get(&id).and_then(|entry| entry.held.digest.clone());
                     digest.and_then(|digest| self.0.roots.get(&digest))
                 };
-                let is_baked_here = matches!(ask.from, scaibunker_api::worker::ImageFrom::Source { .. });
+                let is_baked_here =
+                    matches!(ask.from, scaibunker_api::worker::ImageFrom::Source { .. });
                 if let (Some(root), true) = (root, is_baked_here) {
                     self.store(id, &root).await;
                 }
@@ -473,6 +471,22 @@ impl Images {
 
     pub(super) fn bake_dir(&self) -> PathBuf {
         self.0.settings.cache_dir.join("bake")
+    }
+}
+
+#[cfg(test)]
+impl Images {
+    /// Those of a worker without any, below `dir`.
+    pub fn none(dir: &Path) -> Self {
+        let settings = ImageSettings {
+            cache_dir: dir.join("cache"),
+            import_dir: dir.join("import"),
+            budget_bytes: 1 << 30,
+            registries: crate::oci::RegistrySettings::default(),
+            program: "/proc/self/exe".into(),
+        };
+        let storage = Arc::new(StorageClient::new("http://127.0.0.1:1", "token").unwrap());
+        Self::open(settings, Vec::new(), storage, None, CancellationToken::new()).unwrap().0
     }
 }
 

@@ -46,28 +46,40 @@ pub async fn fetch_root(
     file: &Path,
     progress: impl Fn(u8) + Clone + Send + Sync + 'static,
 ) -> Result<(), Fault> {
-    with_patience(|| async {
-        let pieces = open(storage, &baked.key).await?;
-        let (baked, path, progress) = (baked.clone(), file.to_owned(), progress.clone());
-        let unpacking = tokio::task::spawn_blocking(move || {
-            unpack(PiecesReader::new(pieces), &baked, &path, &progress)
-        });
-        lost(unpacking.await)?
-    })
-    .await
+    let mut patience = Patience::default();
+    loop {
+        let pieces = open(storage, &baked.key).await;
+        let fetched = match pieces {
+            Ok(pieces) => {
+                let (baked, path, progress) = (baked.clone(), file.to_owned(), progress.clone());
+                let unpacking = tokio::task::spawn_blocking(move || {
+                    unpack(PiecesReader::new(pieces), &baked, &path, &progress)
+                });
+                lost(unpacking.await).and_then(|unpacked| unpacked)
+            }
+            Err(fault) => Err(fault),
+        };
+        match fetched {
+            Err(fault) if patience.lasts(&fault).await => {}
+            done => return done,
+        }
+    }
 }
 
 /// Stores the root in `file` under the key.
 pub async fn store_root(storage: &StorageClient, key: &str, file: &Path) -> Result<(), Fault> {
-    with_patience(|| async {
+    let mut patience = Patience::default();
+    loop {
         let (sender, packed) = mpsc::channel(PIECES);
         let path = file.to_owned();
         // It ends when the file does, or when nobody takes its pieces any more.
         tokio::task::spawn_blocking(move || pack(&path, &sender));
         let body = Body::from_stream(ReceiverStream::new(packed));
-        Ok(storage.put(key, body).await?)
-    })
-    .await
+        match storage.put(key, body).await.map_err(Fault::from) {
+            Err(fault) if patience.lasts(&fault).await => {}
+            done => return done,
+        }
+    }
 }
 
 /// Fetches an object into `file` as it is.
@@ -77,44 +89,60 @@ pub async fn fetch_object(
     file: &Path,
     max_bytes: u64,
 ) -> Result<(), Fault> {
-    with_patience(|| async {
-        let mut pieces = open(storage, key).await?;
-        let failed = |error: io::Error| Fault(fault::of_io("write", file, &error));
-        let mut target = tokio::fs::File::create(file).await.map_err(failed)?;
-        let mut size_bytes = 0;
-        while let Some(piece) = pieces.recv().await {
-            let piece = piece.map_err(|error| broke_off(&error))?;
-            size_bytes += piece.len() as u64;
-            if size_bytes > max_bytes {
-                let message = format!("image refused: the archive has over {max_bytes} bytes");
-                return Err(fault::of(ImageFaultCause::Refused, message).into());
-            }
-            target.write_all(&piece).await.map_err(failed)?;
-        }
-        target.flush().await.map_err(failed)
-    })
-    .await
-}
-
-/// Faults of the proxy are tried again; others are not.
-async fn with_patience<F>(mut work: impl FnMut() -> F) -> Result<(), Fault>
-where
-    F: Future<Output = Result<(), Fault>>,
-{
-    let mut pause = FIRST_PAUSE;
-    let mut attempt = 1;
+    let mut patience = Patience::default();
     loop {
-        match work().await {
-            Err(Fault(fault))
-                if fault.cause == ImageFaultCause::Storage && attempt < ATTEMPTS =>
-            {
-                tracing::warn!(error = fault.message, attempt, "the storage proxy is tried again");
-            }
+        match fetch_object_once(storage, key, file, max_bytes).await {
+            Err(fault) if patience.lasts(&fault).await => {}
             done => return done,
         }
-        sleep(pause).await;
-        pause *= 2;
-        attempt += 1;
+    }
+}
+
+async fn fetch_object_once(
+    storage: &StorageClient,
+    key: &str,
+    file: &Path,
+    max_bytes: u64,
+) -> Result<(), Fault> {
+    let mut pieces = open(storage, key).await?;
+    let failed = |error: io::Error| Fault(fault::of_io("write", file, &error));
+    let mut target = tokio::fs::File::create(file).await.map_err(failed)?;
+    let mut size_bytes = 0;
+    while let Some(piece) = pieces.recv().await {
+        let piece = piece.map_err(|error| broke_off(&error))?;
+        size_bytes += piece.len() as u64;
+        if size_bytes > max_bytes {
+            let message = format!("image refused: the archive has over {max_bytes} bytes");
+            return Err(fault::of(ImageFaultCause::Refused, message).into());
+        }
+        target.write_all(&piece).await.map_err(failed)?;
+    }
+    target.flush().await.map_err(failed)
+}
+
+/// How often a failing proxy is asked again.
+struct Patience {
+    attempts_left: u32,
+    pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { attempts_left: ATTEMPTS, pause: FIRST_PAUSE }
+    }
+}
+
+impl Patience {
+    /// Waits for the next attempt, if the fault is the proxy's and there is one left.
+    async fn lasts(&mut self, Fault(fault): &Fault) -> bool {
+        self.attempts_left = self.attempts_left.saturating_sub(1);
+        if fault.cause != ImageFaultCause::Storage || self.attempts_left == 0 {
+            return false;
+        }
+        tracing::warn!(error = fault.message, "the storage proxy is tried again");
+        sleep(self.pause).await;
+        self.pause *= 2;
+        true
     }
 }
 

@@ -210,7 +210,9 @@ mod tests {
         for allowed in ["sub/image.tar", "inner.tar", absolute.to_str().unwrap()] {
             assert!(import_path(&import, allowed).is_ok(), "{allowed}");
         }
-        for refused in ["", ".", "..", "../secret.tar", "link.tar", "sub", "none.tar", "/etc/passwd"] {
+        for refused in
+            ["", ".", "..", "../secret.tar", "link.tar", "sub", "none.tar", "/etc/passwd"]
+        {
             let Fault(fault) = import_path(&import, refused).unwrap_err();
             assert_eq!(fault.cause, ImageFaultCause::NotFound, "{refused}");
         }

@@ -13,6 +13,7 @@ mod execs;
 mod file_answer;
 mod files;
 mod guest_call;
+mod images;
 mod input;
 mod routes;
 #[cfg(test)]
@@ -27,12 +28,11 @@ use hyper_util::{
 };
 use scaibunker_api::{
     ids::WorkerId,
-    image::RootConfig,
     worker::{HEARTBEAT_INTERVAL_S, Heartbeat, ReadyImage, RegisterWorker},
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,7 @@ pub use self::{
     controller::{ControllerClient, LinkError},
     routes::router,
 };
-use crate::{chain, storage::StorageClient, supervisor::Supervisor};
+use crate::{chain, images::Images, storage::StorageClient, supervisor::Supervisor};
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
@@ -57,6 +57,8 @@ const MAX_FRAME_BYTES: u32 = 256 * 1024;
 /// A call on two longest paths, percent-encoded, and the rest of the head.
 const MAX_HEADER_BYTES: u32 = 32 * 1024;
 const MAX_STREAMS: u32 = 4_096;
+/// Between two heartbeats that only tell how an image comes on.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last word to the controller may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -65,6 +67,7 @@ pub struct Link {
     pub controller: ControllerClient,
     pub supervisor: Arc<Supervisor>,
     pub storage: Arc<StorageClient>,
+    pub images: Images,
     /// What the worker says of itself; `worker_id` is filled in once it is known.
     pub introduction: RegisterWorker,
     /// Remembers the id that the controller gave.
@@ -107,7 +110,7 @@ impl Link {
 
     /// One registration and the link that follows it.
     async fn serve_once(&mut self, shutdown: &CancellationToken) -> Result<(), LinkError> {
-        let worker_id = self.controller.register(&self.introduction).await?.worker_id;
+        let worker_id = self.controller.register(&self.introduction()).await?.worker_id;
         if self.introduction.worker_id != Some(worker_id) {
             self.introduction.worker_id = Some(worker_id);
             (self.remember)(worker_id);
@@ -127,7 +130,8 @@ impl Link {
         connection: Upgraded,
         shutdown: &CancellationToken,
     ) -> Result<(), LinkError> {
-        let routes = router(Arc::clone(&self.supervisor), Arc::clone(&self.storage));
+        let routes =
+            router(Arc::clone(&self.supervisor), Arc::clone(&self.storage), self.images.clone());
         let served = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -163,17 +167,24 @@ impl Link {
                     }
                 }
             }
+            let beaten = Instant::now();
             tokio::select! {
                 () = sleep(Duration::from_secs(HEARTBEAT_INTERVAL_S)) => {}
                 () = self.supervisor.ended.notified() => {}
+                () = self.images.changed() => sleep_until(beaten + SHORTEST_INTERVAL).await,
             }
         }
+    }
+
+    /// What the worker says of itself now.
+    fn introduction(&self) -> RegisterWorker {
+        RegisterWorker { image_cache: self.images.reports(), ..self.introduction.clone() }
     }
 
     async fn heartbeat(&self, worker_id: WorkerId) -> Result<(), LinkError> {
         let heartbeat = Heartbeat {
             images: self.introduction.images.clone(),
-            image_cache: Vec::new(),
+            image_cache: self.images.reports(),
             bunkers: self.supervisor.reports(),
         };
         self.controller.heartbeat(worker_id, &heartbeat).await
@@ -190,6 +201,6 @@ pub fn ready_image(image: &crate::assets::BakedImage) -> ReadyImage {
         default_cpu_millicores: image.config.default_cpu_millicores,
         default_memory_mb: image.config.default_memory_mb,
         default_disk_mb: image.config.default_disk_mb,
-        config: RootConfig::default(),
+        config: image.config.root.clone(),
     }
 }

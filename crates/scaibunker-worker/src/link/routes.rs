@@ -24,8 +24,8 @@ use scaibunker_guest_protocol::files::{
 use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
 
-use super::{commit, exec, execs, files::pass};
-use crate::{storage::StorageClient, supervisor::Supervisor};
+use super::{commit, exec, execs, files::pass, images};
+use crate::{images::Images, storage::StorageClient, supervisor::Supervisor};
 
 type Supervised = State<Arc<Supervisor>>;
 
@@ -34,6 +34,13 @@ type Supervised = State<Arc<Supervisor>>;
 struct Parts {
     supervisor: Arc<Supervisor>,
     storage: Arc<StorageClient>,
+    images: Images,
+}
+
+impl FromRef<Parts> for Images {
+    fn from_ref(parts: &Parts) -> Self {
+        parts.images.clone()
+    }
 }
 
 impl FromRef<Parts> for Arc<Supervisor> {
@@ -49,7 +56,7 @@ impl FromRef<Parts> for Arc<StorageClient> {
 }
 
 /// The worker's routes, without a connection to serve them on.
-pub fn router(supervisor: Arc<Supervisor>, storage: Arc<StorageClient>) -> Router {
+pub fn router(supervisor: Arc<Supervisor>, storage: Arc<StorageClient>, images: Images) -> Router {
     let files = Router::<Parts>::new()
         .route("/files", get(pass::<FileCall>).put(pass::<WriteCall>).delete(pass::<DeleteCall>))
         .route("/files/stat", get(pass::<FileCall>))
@@ -74,9 +81,11 @@ pub fn router(supervisor: Arc<Supervisor>, storage: Arc<StorageClient>) -> Route
         .route("/bunkers/{id}/resume", post(resume))
         .route("/bunkers/{id}/metrics", get(metrics))
         .nest("/bunkers/{id}", files.merge(execs))
+        .route("/images", get(images::list))
+        .route("/images/{id}", get(images::show).put(images::ensure).delete(images::forget))
         .fallback(unknown_route)
         .layer(middleware::from_fn(with_request_id))
-        .with_state(Parts { supervisor, storage })
+        .with_state(Parts { supervisor, storage, images })
 }
 
 /// A failure as it goes over the link.

@@ -167,19 +167,16 @@ impl Pull<'_> {
                 progress(Progress { done_bytes, total_bytes });
             }
         };
-        let fetched = manifest.layers.iter().enumerate().map(|(number, layer)| {
-            let note = &note;
-            async move {
+        let mut fetched = Vec::new();
+        for (number, layer) in manifest.layers.iter().enumerate() {
+            let (note, diff_id) = (&note, diff_ids.get(number).cloned());
+            fetched.push(async move {
                 let progress = move |bytes| note(number, bytes);
                 let lease = download::into_cache(cache, &layer.blob, self, &progress).await?;
-                Ok::<_, OciError>(Layer {
-                    path: lease.path().to_owned(),
-                    compression: layer.compression,
-                    diff_id: diff_ids.get(number).cloned(),
-                    _lease: lease,
-                })
-            }
-        });
+                let path = lease.path().to_owned();
+                Ok(Layer { path, compression: layer.compression, diff_id, _lease: lease })
+            });
+        }
         stream::iter(fetched).buffered(PARALLEL_LAYERS).try_collect().await
     }
 

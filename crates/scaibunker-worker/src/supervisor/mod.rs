@@ -20,6 +20,7 @@ use scaibunker_api::{
     bunker::BunkerMetrics,
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
+    image::RootConfig,
     worker::{BunkerReport, StartBunker, WorkerBunkerState},
 };
 use tokio::{
@@ -85,21 +86,28 @@ impl Supervisor {
             let message = "the worker is shutting down; try another one";
             return Err(ErrorBody::new(ErrorCode::ShuttingDown, message));
         }
-        let Some(image) = self.pool.image(&spec.image) else {
+        let Some((image, lease)) = self.pool.images().lease(&spec.image) else {
             let message = format!("this worker has no image `{}`", spec.image);
             return Err(ErrorBody::new(ErrorCode::NoSuitableWorker, message));
         };
         let (bunker, orders) = self.entry(id);
         if let Some(orders) = orders {
-            let mut env = image.config.env.clone();
+            let RootConfig { user, mut env, workdir, .. } = image.config.root;
             env.extend(spec.env_vars.clone());
-            let image_user = image.config.user.clone();
             let started_at = Timestamp::now();
-            let claim = Claim { bunker_id: id, image_user, env, started_at };
+            let claim = Claim {
+                bunker_id: id,
+                image: image.digest,
+                image_user: user,
+                workdir,
+                env,
+                started_at,
+            };
             let (supervisor, driven) = (Arc::clone(self), Arc::clone(&bunker));
             self.tasks.spawn(async move {
                 let started = supervisor.make(&spec, claim, &request_id).await;
                 supervisor.drive(id, &driven, orders, started_at, started).await;
+                drop(lease);
             });
         }
         let mut state = bunker.state.subscribe();
@@ -311,6 +319,8 @@ impl Supervisor {
             return self.reap(home, Some(process)).await;
         };
         self.restore_execs(&bunker, &home).await;
+        let digest = home.record().claim.as_ref().map(|claim| claim.image.clone());
+        let lease = digest.and_then(|digest| self.pool.images().lease(&digest));
         let supervisor = Arc::clone(self);
         self.tasks.spawn(async move {
             let adopted = supervisor.pool.host().adopt(home, process).await;
@@ -319,6 +329,7 @@ impl Supervisor {
             }
             // What it did meanwhile is not known: it is not idle since before this server.
             supervisor.drive(id, &bunker, orders, Timestamp::now(), adopted).await;
+            drop(lease);
         });
     }
 

@@ -19,6 +19,7 @@ use crate::{
     assets::BakedImage,
     engine::{AGENT_SOCKET, Engine, EngineError, MicroVm, SavedVm, Template},
     guest_double::GuestDouble,
+    images::Images,
     scratch::{ScratchDisk, ScratchDisks},
     seat::{Seat, UidSlots},
     vm::Host,
@@ -143,7 +144,7 @@ impl Lab {
             cgroups: None,
             uid_slots: Arc::new(UidSlots::default()),
         };
-        let pool = Pool::new(Arc::new(host), Vec::new(), 0);
+        let pool = Pool::new(Arc::new(host), Images::none(dir.path()), 0);
         let supervisor = Supervisor::new(pool, CancellationToken::new(), false);
         supervisor.recover().await.unwrap();
         let lab = Self { id, guest, told, supervisor, dir };
@@ -190,8 +191,8 @@ fn leave_behind(vms_dir: &Path, id: BunkerId, paused: Option<Pause>) -> Arc<Gues
     let claim = Claim {
         bunker_id: id,
         image: String::new(),
-            workdir: String::new(),
-            image_user: "bunker".to_owned(),
+        workdir: String::new(),
+        image_user: "bunker".to_owned(),
         env: BTreeMap::new(),
         started_at: LONG_AGO,
     };

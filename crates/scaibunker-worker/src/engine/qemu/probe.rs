@@ -116,7 +116,7 @@ impl Qemu {
 /// The smallest VM that boots.
 #[must_use]
 pub fn probe_shape(image: &BakedImage) -> Shape {
-    Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64 }
+    Shape { image: image.digest.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64 }
 }
 
 fn remember(data_dir: &Path, verdict: &Verdict) -> io::Result<()> {

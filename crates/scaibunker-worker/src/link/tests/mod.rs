@@ -42,6 +42,7 @@ use crate::{
     bunker_state::Guest,
     engine::{Engine, EngineError, MicroVm, Shape, Template},
     guest_double::GuestDouble,
+    images::Images,
     jail::JailedProcess,
     pool::Pool,
     scratch::{ScratchDisk, ScratchDisks},
@@ -106,7 +107,7 @@ fn supervisor(dir: &Path) -> Arc<Supervisor> {
         cgroups: None,
         uid_slots: Arc::new(UidSlots::default()),
     };
-    let pool = Pool::new(Arc::new(host), Vec::new(), 0);
+    let pool = Pool::new(Arc::new(host), Images::none(dir), 0);
     Supervisor::new(pool, CancellationToken::new(), false)
 }
 
@@ -137,7 +138,7 @@ impl Lab {
         let running = Guest { channel, claim, file_calls, activity: Arc::default() };
         supervisor.insert_running(id, running, &dir.path().join("home"));
         let storage = Arc::new(StorageClient::new(url, TOKEN).unwrap());
-        let routes = router(Arc::clone(&supervisor), storage);
+        let routes = router(Arc::clone(&supervisor), storage, Images::none(dir.path()));
         Self { id, guest, supervisor, routes, dir }
     }
 
