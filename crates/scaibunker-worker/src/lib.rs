@@ -19,7 +19,7 @@ pub mod images;
 pub mod jail;
 pub mod link;
 pub mod oci;
-mod pool;
+pub mod pool;
 pub mod scratch;
 pub mod seat;
 pub mod storage;

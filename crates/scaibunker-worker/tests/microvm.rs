@@ -31,6 +31,8 @@ async fn bunker(lab: &Lab) -> Vm {
 async fn claimed(mut vm: Vm) -> Vm {
     let claim = Claim {
         bunker_id: BunkerId::generate(),
+        image: String::new(),
+        workdir: String::new(),
         image_user: "bunker".into(),
         env: BTreeMap::new(),
         started_at: jiff::Timestamp::now(),

@@ -70,7 +70,7 @@ struct Entry {
 #[derive(Debug)]
 pub enum ImageEvent {
     /// Bunkers can be started from it.
-    Ready(BakedImage),
+    Ready(Box<BakedImage>),
     /// The root of this digest is gone.
     Gone(String),
 }
@@ -333,7 +333,7 @@ impl Images {
             Event::Arrived { digest: manifest.digest.clone(), size_bytes: manifest.size_bytes },
         );
         // Nobody listens once the worker stops.
-        let _ = self.0.events.send(ImageEvent::Ready(baked_image(root, Some(&record))));
+        let _ = self.0.events.send(ImageEvent::Ready(Box::new(baked_image(root, Some(&record)))));
         Ok(())
     }
 
@@ -378,8 +378,8 @@ impl Images {
     /// After the disk was full: everything that nobody needs at once. Whether anything went.
     fn evict_everything(&self) -> bool {
         let items = self.evictable().unwrap_or_default();
-        let unused = items.into_iter().filter(|item| !item.in_use);
-        unused.fold(false, |any, item| self.evict(&item.what) || any)
+        let unused = items.iter().filter(|item| !item.in_use);
+        unused.filter(|item| self.evict(&item.what)).count() > 0
     }
 
     fn evictable(&self) -> io::Result<Vec<Item<Evictable>>> {

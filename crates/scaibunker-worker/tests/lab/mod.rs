@@ -11,12 +11,16 @@ use scaibunker_worker::{
         Shape,
         qemu::{Accelerator, Qemu, version},
     },
+    images::{ImageSettings, Images},
     jail::CgroupRoot,
+    oci::RegistrySettings,
     pool::Pool,
     scratch::ScratchDisks,
     seat::UidSlots,
+    storage::StorageClient,
     vm::Host,
 };
+use tokio_util::sync::CancellationToken;
 
 fn target_dir() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_path_buf()
@@ -55,6 +59,17 @@ pub async fn lab(pool_size: usize) -> Lab {
         cgroups: CgroupRoot::detect(Path::new("/sys/fs/cgroup")),
         uid_slots: Arc::new(UidSlots::default()),
     });
-    let shape = Shape { image: image.name.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64 };
-    Lab { pool: Pool::new(host, vec![image], pool_size), shape, dir }
+    let shape = Shape { image: image.digest.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64 };
+    let settings = ImageSettings {
+        cache_dir: dir.path().join("images"),
+        import_dir: dir.path().join("import"),
+        budget_bytes: 0,
+        registries: RegistrySettings::default(),
+        program: "/proc/self/exe".into(),
+    };
+    // Only built-in images are used, so nothing ever dials it.
+    let storage = Arc::new(StorageClient::new("http://127.0.0.1:1", "token").unwrap());
+    let shutdown = CancellationToken::new();
+    let (images, _) = Images::open(settings, vec![image], storage, None, shutdown).unwrap();
+    Lab { pool: Pool::new(host, images, pool_size), shape, dir }
 }
