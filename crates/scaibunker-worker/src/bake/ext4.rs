@@ -2,7 +2,11 @@
 //!
 //! `mkfs.ext4` copies the tree, sorted by name; `debugfs` adds the devices; `resize2fs` takes the
 //! rest back; `e2fsck` looks at the result. Settings of the host do not count: the programs get an
-//! empty configuration and a bare environment.
+//! configuration of our own and a bare environment.
+//!
+//! Of a bake of 500 MB in 20,000 files about two thirds of the time are unpacking and hashing, the
+//! rest is `mkfs.ext4` copying. That looks for room in a directory from its start for every name:
+//! 100,000 files in one directory take it minutes, spread over a hundred of them seconds.
 
 use std::{
     fs,

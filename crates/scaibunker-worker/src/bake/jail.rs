@@ -115,7 +115,8 @@ fn change_root(work_dir: &Path) -> Result<(), Fault> {
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
         .map_err(failed("make mounts private"))?;
     let root = work_dir.join("root");
-    fs::create_dir(&root).map_err(failed("make a directory for its root"))?;
+    // It is there already when a work directory is cleared.
+    fs::create_dir_all(&root).map_err(failed("make a directory for its root"))?;
     let tight = MountFlags::NOSUID | MountFlags::NODEV;
     let options = CString::new("size=64k,mode=0755").map_err(failed("mount its root"))?;
     mount("bake", &root, "tmpfs", tight, options.as_c_str()).map_err(failed("mount its root"))?;

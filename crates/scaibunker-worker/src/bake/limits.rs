@@ -16,8 +16,11 @@ pub const MAX_ID: u32 = 1 << 24;
 /// Attributes of one file, which must fit into one block.
 pub const MAX_XATTR_BYTES: usize = 3500;
 
-/// Memory of the helper and its programs together, with the pages of files it is writing.
-pub const MEMORY_BYTES: u64 = 200 << 20;
+/// Memory of the helper and its programs together: a few MiB of their own, and the pages and inodes
+/// of the files they write, which the kernel takes back when it must. With 200 MiB it had to all
+/// the time, and a bake of 500 MB took four times as long, most of it reading again what was just
+/// written. What the processes themselves may allocate is bounded below.
+pub const MEMORY_BYTES: u64 = 1280 << 20;
 
 /// What one process of the helper may allocate.
 pub const PROCESS_MEMORY_BYTES: u64 = 160 << 20;
