@@ -96,8 +96,6 @@ pub struct EnsureImage {
     pub default_cpu_millicores: u32,
     pub default_memory_mb: u32,
     pub default_disk_mb: u32,
-    /// Over those of the image's own configuration.
-    pub env: BTreeMap<String, String>,
 }
 
 /// Where a worker gets an image's root file system from.

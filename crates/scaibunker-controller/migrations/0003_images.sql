@@ -19,6 +19,8 @@ CREATE TABLE images (
     manifest_digest TEXT,
     -- Key of the compressed file system in the object store.
     stored_key TEXT,
+    -- The worker that bakes it.
+    baker_id TEXT,
     size_bytes BIGINT,
     size_mib BIGINT NOT NULL,
     default_cpu_millicores BIGINT NOT NULL,

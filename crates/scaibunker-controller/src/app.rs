@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use scaibunker_storage::{Objects, WorkerToken};
+use scaibunker_storage::{Objects, SigningSecret, WorkerToken};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     files::{Files, Transfers},
     fleet::Fleet,
     iam::Iam,
+    images::Images,
     ledger::SharedLedger,
     limits::Limits,
     metrics::Metrics,
@@ -38,6 +39,7 @@ pub struct App {
     pub files: Files,
     pub transfers: Transfers,
     pub objects: Objects,
+    pub images: Arc<Images>,
     pub reconciler: Reconciler,
     /// Who called what, with what result.
     pub audit: Audit,
@@ -69,6 +71,7 @@ pub struct Foundations {
     pub ledger: SharedLedger,
     pub credentials: Arc<Credentials>,
     pub objects: Objects,
+    pub secret: SigningSecret,
     pub worker_token: WorkerToken,
     pub stale_after: Duration,
     pub public_url: Option<String>,
@@ -83,14 +86,18 @@ impl App {
         let Foundations { store, ledger, credentials, objects, worker_token, stale_after, .. } =
             foundations;
         let live = store.live_bunkers(None).await?;
-        let (workers, images) = (store.workers().await?, store.built_in_images().await?);
-        let fleet = Arc::new(Fleet::restore(workers, images, &live, stale_after));
+        let workers = store.workers().await?;
+        let fleet = Arc::new(Fleet::restore(workers, &live, stale_after));
         let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
         let (drained, stopped) = (CancellationToken::new(), CancellationToken::new());
         let metrics = Arc::new(Metrics::new());
         let limits = Limits::new(foundations.rate_limits, ledger.clone(), Arc::clone(&metrics));
         let audit = Audit::start(store.clone(), Arc::clone(&metrics), &tasks, stopped.clone());
+        let secret = foundations.secret;
+        let images =
+            Arc::new(Images::new(store.clone(), Arc::clone(&fleet), objects.clone(), secret));
         let parts = bunkers::Parts {
+            images: Arc::clone(&images),
             store: store.clone(),
             fleet: Arc::clone(&fleet),
             ledger: ledger.clone(),
@@ -115,6 +122,7 @@ impl App {
             files,
             transfers,
             objects,
+            images,
             reconciler,
             audit,
             limits,

@@ -86,8 +86,8 @@ impl Controller {
             secret = secret.accepting(previous);
         }
         let objects = match config.objects {
-            ObjectsConfig::S3(s3) => Objects::s3(s3, secret)?,
-            ObjectsConfig::Directory => Objects::directory(&data_dir.objects(), secret)?,
+            ObjectsConfig::S3(s3) => Objects::s3(s3, secret.clone())?,
+            ObjectsConfig::Directory => Objects::directory(&data_dir.objects(), secret.clone())?,
         };
         let storage = scaibunker_storage::router(objects.clone(), worker_token.clone());
         let app = App::wire(Foundations {
@@ -95,6 +95,7 @@ impl Controller {
             ledger,
             credentials,
             objects,
+            secret,
             worker_token,
             stale_after: config.worker_stale_after,
             public_url: config.public_url,

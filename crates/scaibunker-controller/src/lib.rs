@@ -20,6 +20,7 @@ mod files;
 mod fleet;
 mod http;
 mod iam;
+mod images;
 mod ledger;
 mod limits;
 mod metrics;

@@ -34,7 +34,12 @@ pub async fn register(app: &App, worker: RegisterWorker) -> Result<WorkerId, Fai
         last_heartbeat: Timestamp::now(),
     };
     let id = record.id;
+    let is_new = app.fleet.record(id).is_none();
     store_worker(app, record).await?;
+    if is_new {
+        app.store.welcome_worker(id).await?;
+    }
+    app.images.observe_all(id, &worker.image_cache).await;
     tracing::info!(worker_id = %id, "a worker registered");
     Ok(id)
 }
@@ -48,7 +53,7 @@ pub async fn heartbeat(app: &Arc<App>, id: WorkerId, beat: Heartbeat) -> Result<
         Heard::Known { images_changed: false } => app.store.note_heartbeat(id, now).await?,
         Heard::Known { images_changed: true } => {
             let Some(record) = app.fleet.record(id) else { return Err(unknown(id)) };
-            let record = WorkerRecord { images: beat.images, ..record };
+            let record = WorkerRecord { images: beat.images.clone(), ..record };
             store_worker(app, record).await?;
         }
     }
@@ -56,8 +61,11 @@ pub async fn heartbeat(app: &Arc<App>, id: WorkerId, beat: Heartbeat) -> Result<
         app.metrics.ledger_failures.inc();
         tracing::warn!(worker_id = %id, error = chain(&error), "other controllers did not hear of it");
     }
-    let (app, reports) = (Arc::clone(app), beat.bunkers);
-    app.tasks.clone().spawn(async move { app.reconciler.observe(id, &reports).await });
+    let (app, Heartbeat { bunkers, image_cache, .. }) = (Arc::clone(app), beat);
+    app.tasks.clone().spawn(async move {
+        app.images.observe(id, &image_cache).await;
+        app.reconciler.observe(id, &bunkers).await;
+    });
     Ok(())
 }
 
@@ -72,9 +80,9 @@ pub fn link(app: &Arc<App>, id: WorkerId, upgrade: OnUpgrade) -> Result<(), Fail
 }
 
 async fn store_worker(app: &App, record: WorkerRecord) -> Result<(), Failure> {
-    let images = app.store.put_built_in_images(&record.images, Timestamp::now()).await?;
+    app.store.put_built_in_images(&record.images, Timestamp::now()).await?;
     app.store.put_worker(&record).await?;
-    app.fleet.register(record, images);
+    app.fleet.register(record);
     Ok(())
 }
 

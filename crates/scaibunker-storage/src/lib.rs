@@ -15,6 +15,7 @@ mod range;
 mod read;
 mod s3;
 mod s3_transport;
+mod seal;
 mod secret;
 mod segments;
 mod signed_url;

@@ -17,9 +17,9 @@ use jiff::Timestamp;
 use scaibunker_api::{
     bunker::{self, CreateBunker},
     error::{ErrorBody, ErrorCode},
-    ids::BunkerId,
+    ids::{BunkerId, ImageId},
     image::Image,
-    worker::{BunkerReport, StartBunker, WorkerBunkerState},
+    worker::{BunkerReport, EnsureImage, StartBunker, WorkerBunkerState},
 };
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -33,11 +33,14 @@ use super::{Bunkers, quota::QuotaReservation, starting::StartGuard, transition::
 use crate::{
     domain::{
         actor::Actor,
-        bunker::{Bunker, Event},
+        bunker::{Bunker, Event, Spec},
         create,
+        image::ImageRecord,
+        placement::NoPlace,
     },
     failure::{Failure, chain},
-    fleet::{Fleet, LinkError},
+    fleet::{Fleet, Link, LinkError, Placed},
+    images::placement::fetched,
     store::{IdempotencyKey, Inserted, StoreError, StoredKey},
 };
 
@@ -82,7 +85,9 @@ impl Drop for Reservation {
 /// Everything a start needs.
 struct Start {
     bunker: Bunker,
-    image: String,
+    image: Image,
+    /// What the worker has to be asked first, if it does not have the image.
+    fetch: Option<EnsureImage>,
     key: Option<IdempotencyKey>,
     reservation: Reservation,
     quota: QuotaReservation,
@@ -112,14 +117,14 @@ impl Bunkers {
             drop(first);
             return self.repeat(key, stored, wait).await;
         }
-        let image = self.image_for(&request.image)?;
+        let image = self.images.named(actor, &request.image).await?;
         create::check_gpu(&request)?;
         let id = BunkerId::generate();
         tracing::Span::current().record("bunker_id", tracing::field::display(id));
-        let spec = create::resolve(request, &image);
+        let spec = create::resolve(request, &image.image);
         let quota = self.reserve_quota(actor, id, &spec).await?;
         let placing = Instant::now();
-        let worker_id = self.fleet.reserve(id, &spec, &image)?;
+        let Placed { worker_id, has_image } = self.place(id, &spec, &image).await?;
         self.metrics.placement.observe(placing.elapsed().as_secs_f64());
         let reservation = Reservation { fleet: Arc::clone(&self.fleet), bunker: id, kept: false };
         let owner = (actor.tenant_id, actor.user_id);
@@ -132,7 +137,8 @@ impl Bunkers {
         let (written, is_written) = oneshot::channel();
         let start = Start {
             bunker: bunker.clone(),
-            image: image.digest.unwrap_or_default(),
+            fetch: if has_image { None } else { self.images.ask_for_one_bunker(&image) },
+            image: image.image,
             key: key.clone(),
             reservation,
             quota,
@@ -168,15 +174,23 @@ impl Bunkers {
         }
     }
 
-    fn image_for(&self, name: &str) -> Result<Image, Failure> {
-        if let Some(image) = self.fleet.image(name) {
-            return Ok(image);
+    /// Room on a worker that has the image, or may get it for this bunker.
+    async fn place(
+        &self,
+        id: BunkerId,
+        spec: &Spec,
+        record: &ImageRecord,
+    ) -> Result<Placed, Failure> {
+        match self.fleet.reserve(id, spec, &record.image, &[]) {
+            Err(NoPlace::NoImage) => {
+                let fetchers = self.images.fetchers(record).await?;
+                match self.fleet.reserve(id, spec, &record.image, &fetchers) {
+                    Err(NoPlace::NoImage) => Err(self.images.nowhere(record).await?),
+                    placed => Ok(placed?),
+                }
+            }
+            placed => Ok(placed?),
         }
-        if !self.fleet.has_linked_worker() {
-            return Err(crate::domain::placement::NoPlace::NoWorker.into());
-        }
-        let message = format!("there is no image `{name}`; `GET /images` lists those there are");
-        Err(Failure::new(ErrorCode::ImageNotFound, message))
     }
 
     async fn answer(
@@ -235,7 +249,7 @@ impl Bunkers {
         }
         let bunker = start.bunker.clone();
         let _ = written.send(inserted);
-        let outcome = self.start_on_worker(bunker, &start.image, &start.request_id).await;
+        let outcome = self.start_on_worker(bunker, &start).await;
         drop(start.guard);
         match outcome {
             Ok(bunker) => Some(bunker),
@@ -246,24 +260,28 @@ impl Bunkers {
         }
     }
 
-    async fn start_on_worker(
-        &self,
-        bunker: Bunker,
-        image: &str,
-        request_id: &str,
-    ) -> Result<Bunker, StoreError> {
-        let (id, worker_id) = (bunker.id, bunker.worker_id);
+    async fn start_on_worker(&self, bunker: Bunker, start: &Start) -> Result<Bunker, StoreError> {
+        let (id, worker_id, request_id) = (bunker.id, bunker.worker_id, &start.request_id);
         let Some(link) = self.fleet.link(worker_id) else {
             let reason = "the worker's link broke before the bunker could be started".to_owned();
             let failed = Event::Failed { reason, at: Timestamp::now() };
             return Ok(self.apply(bunker, failed).await?.bunker());
         };
+        let bunker = match &start.fetch {
+            None => bunker,
+            Some(ask) => match self.fetch_image(bunker, &link, start.image.id, ask).await? {
+                Outcome::Applied(bunker) if !bunker.status().is_terminal() => bunker,
+                outcome => return Ok(outcome.bunker()),
+            },
+        };
+        let mut env_vars = start.image.entrypoint_env.clone();
+        env_vars.extend(bunker.spec.env_vars.clone());
         let spec = StartBunker {
-            image: image.to_owned(),
+            image: start.image.digest.clone().unwrap_or_default(),
             cpu_millicores: bunker.spec.cpu_millicores,
             memory_mb: bunker.spec.memory_mb,
             disk_mb: bunker.spec.disk_mb,
-            env_vars: bunker.spec.env_vars.clone(),
+            env_vars,
         };
         let starting = link.start(id, &spec, request_id);
         tokio::pin!(starting);
@@ -281,6 +299,24 @@ impl Bunkers {
             tracing::warn!(bunker_id = %id, error = chain(&error), "cannot undo a start");
         }
         Ok(outcome.bunker())
+    }
+
+    /// Has the worker get the image, with the bunker `provisioning` meanwhile.
+    async fn fetch_image(
+        &self,
+        bunker: Bunker,
+        link: &Link,
+        image: ImageId,
+        ask: &EnsureImage,
+    ) -> Result<Outcome, StoreError> {
+        let outcome = self.apply(bunker, Event::Acknowledged).await?;
+        match fetched(link, image, ask).await {
+            Ok(()) => Ok(outcome),
+            Err(reason) => {
+                let failed = Event::Failed { reason, at: Timestamp::now() };
+                self.apply(outcome.bunker(), failed).await
+            }
+        }
     }
 }
 

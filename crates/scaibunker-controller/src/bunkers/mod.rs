@@ -22,6 +22,7 @@ use crate::{
     domain::{actor::Actor, bunker::Bunker, patch},
     failure::Failure,
     fleet::Fleet,
+    images::Images,
     ledger::SharedLedger,
     metrics::Metrics,
     store::{BunkerFilter, Store},
@@ -31,6 +32,7 @@ use crate::{
 pub struct Bunkers {
     store: Store,
     fleet: Arc<Fleet>,
+    images: Arc<Images>,
     ledger: SharedLedger,
     credentials: Arc<Credentials>,
     metrics: Arc<Metrics>,
@@ -49,6 +51,7 @@ pub struct Bunkers {
 pub struct Parts {
     pub store: Store,
     pub fleet: Arc<Fleet>,
+    pub images: Arc<Images>,
     pub ledger: SharedLedger,
     pub credentials: Arc<Credentials>,
     pub metrics: Arc<Metrics>,
@@ -58,10 +61,11 @@ impl Bunkers {
     /// A service on its parts.
     #[must_use]
     pub fn new(parts: Parts, tasks: TaskTracker, drained: CancellationToken) -> Arc<Self> {
-        let Parts { store, fleet, ledger, credentials, metrics } = parts;
+        let Parts { store, fleet, images, ledger, credentials, metrics } = parts;
         Arc::new(Self {
             store,
             fleet,
+            images,
             ledger,
             credentials,
             metrics,

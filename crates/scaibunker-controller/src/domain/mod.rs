@@ -9,6 +9,7 @@ pub mod capability;
 pub mod create;
 pub mod exec;
 pub mod exec_record;
+pub mod fanout;
 pub mod file;
 pub mod file_answer;
 pub mod group_tree;

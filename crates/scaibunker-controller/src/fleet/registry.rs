@@ -9,8 +9,8 @@ use std::{
 use jiff::Timestamp;
 use scaibunker_api::{
     ids::{BunkerId, ImageId, WorkerId},
-    image::Image,
-    worker::{Capacity, ReadyImage, Worker, WorkerStatus},
+    image::{CacheStatus, Image},
+    worker::{Capacity, ImageReport, ReadyImage, Worker, WorkerStatus},
 };
 use tokio::time::Instant;
 
@@ -32,7 +32,6 @@ pub struct Fleet {
 #[derive(Debug, Default)]
 struct State {
     seats: BTreeMap<WorkerId, Seat>,
-    images: BTreeMap<ImageId, Image>,
     /// What each bunker that is not terminal takes, and where.
     placements: HashMap<BunkerId, (WorkerId, Capacity)>,
 }
@@ -40,10 +39,20 @@ struct State {
 #[derive(Debug)]
 struct Seat {
     record: WorkerRecord,
+    /// What it last said of images that it does not bring along.
+    image_cache: Vec<ImageReport>,
     /// Since the process started nobody was silent for longer than the process runs.
     heard_at: Instant,
     link: Option<Link>,
     allocated: Capacity,
+}
+
+/// Where a bunker goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    pub worker_id: WorkerId,
+    /// Else the worker has to get the image first.
+    pub has_image: bool,
 }
 
 /// What a heartbeat told.
@@ -59,19 +68,17 @@ pub enum Heard {
 impl Fleet {
     /// The fleet as the database describes it, none of it linked.
     #[must_use]
-    pub fn restore(
-        workers: Vec<WorkerRecord>,
-        images: Vec<Image>,
-        live: &[Bunker],
-        stale_after: Duration,
-    ) -> Self {
+    pub fn restore(workers: Vec<WorkerRecord>, live: &[Bunker], stale_after: Duration) -> Self {
         let now = Instant::now();
-        let mut state = State {
-            images: images.into_iter().map(|image| (image.id, image)).collect(),
-            ..State::default()
-        };
+        let mut state = State::default();
         for record in workers {
-            let seat = Seat { heard_at: now, link: None, allocated: Capacity::default(), record };
+            let seat = Seat {
+                record,
+                image_cache: Vec::new(),
+                heard_at: now,
+                link: None,
+                allocated: Capacity::default(),
+            };
             state.seats.insert(seat.record.id, seat);
         }
         for bunker in live {
@@ -86,9 +93,8 @@ impl Fleet {
     }
 
     /// Takes a registration, first or repeated, in.
-    pub fn register(&self, record: WorkerRecord, images: Vec<Image>) {
+    pub fn register(&self, record: WorkerRecord) {
         let mut state = self.state();
-        state.images.extend(images.into_iter().map(|image| (image.id, image)));
         let heard_at = Instant::now();
         let id = record.id;
         match state.seats.get_mut(&id) {
@@ -98,7 +104,8 @@ impl Fleet {
             }
             None => {
                 let (link, allocated) = (None, Capacity::default());
-                state.seats.insert(id, Seat { record, heard_at, link, allocated });
+                let image_cache = Vec::new();
+                state.seats.insert(id, Seat { record, image_cache, heard_at, link, allocated });
             }
         }
     }
@@ -137,13 +144,15 @@ impl Fleet {
         self.state().seats.get(&id)?.link.clone()
     }
 
-    /// Finds room for a bunker and takes it, in one step.
+    /// Finds room for a bunker and takes it, in one step. `fetchers` may be chosen without having
+    /// the image, if no worker has it.
     pub fn reserve(
         &self,
         bunker: BunkerId,
         spec: &Spec,
         image: &Image,
-    ) -> Result<WorkerId, NoPlace> {
+        fetchers: &[WorkerId],
+    ) -> Result<Placed, NoPlace> {
         let mut state = self.state();
         let candidates: Vec<_> = state
             .seats
@@ -157,9 +166,42 @@ impl Fleet {
             })
             .collect();
         let asked = taken_by(spec);
-        let worker_id = placement::choose(&candidates, asked)?;
+        let (worker_id, has_image) = match placement::choose(&candidates, asked) {
+            Err(NoPlace::NoImage) => {
+                let fetching = candidates.into_iter().filter(|c| fetchers.contains(&c.worker_id));
+                let fetching: Vec<_> =
+                    fetching.map(|c| Candidate { has_image: true, ..c }).collect();
+                if fetching.is_empty() {
+                    return Err(NoPlace::NoImage);
+                }
+                (placement::choose(&fetching, asked)?, false)
+            }
+            chosen => (chosen?, true),
+        };
         state.allocate(bunker, worker_id, asked);
-        Ok(worker_id)
+        Ok(Placed { worker_id, has_image })
+    }
+
+    /// Takes in what a worker says of images, and returns what it said before.
+    pub fn note_images(&self, id: WorkerId, reports: &[ImageReport]) -> Vec<ImageReport> {
+        match self.state().seats.get_mut(&id) {
+            Some(seat) => std::mem::replace(&mut seat.image_cache, reports.to_vec()),
+            None => Vec::new(),
+        }
+    }
+
+    /// Has the next report of an image count as new.
+    pub fn forget_report(&self, id: WorkerId, image: ImageId) {
+        if let Some(seat) = self.state().seats.get_mut(&id) {
+            seat.image_cache.retain(|report| report.image_id != image);
+        }
+    }
+
+    /// The linked workers that can start bunkers from an image, and when each was heard of.
+    pub fn workers_with(&self, image: &Image) -> Vec<(WorkerId, Timestamp)> {
+        let state = self.state();
+        let holders = state.seats.values().filter(|seat| seat.link.is_some() && seat.has(image));
+        holders.map(|seat| (seat.record.id, seat.record.last_heartbeat)).collect()
     }
 
     /// Gives back what the bunker has taken. Doing it again changes nothing.
@@ -173,37 +215,6 @@ impl Fleet {
                 disk_mb: seat.allocated.disk_mb.saturating_sub(taken.disk_mb),
             };
         }
-    }
-
-    /// The image that `name` means: an id, `name@digest` or a name. Of several images with one
-    /// name the newest that a linked worker has is meant, else the newest.
-    pub fn image(&self, name: &str) -> Option<Image> {
-        let state = self.state();
-        if let Ok(id) = name.parse::<ImageId>() {
-            return state.images.get(&id).cloned();
-        }
-        let (name, digest) = match name.split_once('@') {
-            Some((name, digest)) => (name, Some(digest)),
-            None => (name, None),
-        };
-        let is_at_hand =
-            |image: &Image| state.seats.values().any(|seat| seat.link.is_some() && seat.has(image));
-        state
-            .images
-            .values()
-            .filter(|image| {
-                image.name == name
-                    && digest.is_none_or(|digest| image.digest.as_deref() == Some(digest))
-            })
-            .max_by_key(|image| (is_at_hand(image), image.id))
-            .cloned()
-    }
-
-    /// The images that workers have, newest first.
-    pub fn images(&self) -> Vec<Image> {
-        let state = self.state();
-        let is_held = |image: &&Image| state.seats.values().any(|seat| seat.has(image));
-        state.images.values().rev().filter(is_held).cloned().collect()
     }
 
     /// Whether a worker can be given bunkers now.
@@ -257,7 +268,7 @@ impl Fleet {
             capacity: record.capacity,
             allocated: seat.allocated,
             images: record.images,
-            image_cache: Vec::new(),
+            image_cache: seat.image_cache.clone(),
         }
     }
 }
@@ -274,11 +285,15 @@ impl State {
 }
 
 impl Seat {
+    /// Whether bunkers can be started from the image here: it comes with the worker, or is ready.
     fn has(&self, image: &Image) -> bool {
-        let ready = &self.record.images;
-        ready
-            .iter()
-            .any(|ready| ready.name == image.name && Some(&ready.digest) == image.digest.as_ref())
+        let is_it = |digest: &String| Some(digest) == image.digest.as_ref();
+        let is_ready = |report: &ImageReport| {
+            report.image_id == image.id && report.status == CacheStatus::Ready
+        };
+        let mut built_in = self.record.images.iter();
+        built_in.any(|ready| ready.name == image.name && is_it(&ready.digest))
+            || self.image_cache.iter().any(is_ready)
     }
 }
 

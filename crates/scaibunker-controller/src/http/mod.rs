@@ -3,6 +3,7 @@
 mod actor;
 mod answer;
 mod audit;
+mod availability_groups;
 mod body;
 mod bunkers;
 mod client_ip;

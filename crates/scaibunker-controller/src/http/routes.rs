@@ -9,7 +9,7 @@ use scaibunker_api::{
     exec::{Detached, ExecAnswer, ExecInput, ExecRecord, ExecRequest, ExecSignal},
     file::{CommitRequest, FileEntry, MkdirRequest, MoveRequest, Unpacked, Upload, UploadRequest},
     ids::{BunkerId, ExecId, ImageId, WorkerId},
-    image::Image,
+    image::{CreateImage, CreatedImage, Image, ImageCacheRow, PatchImage, WarmCounts},
     permission::Permission,
     storage::{Capability, MintCapability},
     worker::{Heartbeat, RegisterWorker, Registered, Worker},
@@ -18,7 +18,8 @@ use scaibunker_api::{
 use serde_json::json;
 
 use super::{
-    audit, bunkers, exec, files, health, health_detailed, iam, images, lifecycle, metrics, openapi,
+    audit, availability_groups, bunkers, exec, files, health, health_detailed, iam, images,
+    lifecycle, metrics, openapi,
     page::ListQuery,
     quotas,
     route::{
@@ -45,6 +46,7 @@ pub(super) fn all() -> Vec<Route> {
         ("Commands", execs()),
         ("Files", files()),
         ("Images", images()),
+        ("Availability groups", availability_groups::routes()),
         ("Workers", workers()),
         ("Storage", storage()),
         ("Identity", iam::routes::all()),
@@ -392,6 +394,7 @@ fn files() -> Vec<Route> {
 }
 
 fn images() -> Vec<Route> {
+    let image = |route: Route| route.param::<ImageId>("id").fails(&[Code::ImageNotFound]);
     vec![
         Route::get(
             api!("/images"),
@@ -402,16 +405,63 @@ fn images() -> Vec<Route> {
         )
         .query::<ListQuery>()
         .lists::<Image>(),
-        Route::get(
+        Route::post(
+            api!("/images"),
+            "create_image",
+            "Register an image; the workers get it in the background",
+            Needs(Permission::ImagesManage),
+            images::create,
+        )
+        .with_idempotency()
+        .body::<CreateImage>()
+        .example(json!({
+            "name": "app",
+            "source": { "kind": "oci", "ref": "registry.example/team/app:1.2" },
+        }))
+        .answers::<CreatedImage>(201),
+        image(Route::get(
             api!("/images/{id}"),
             "get_image",
             "An image's record",
             Reads(Permission::Create),
             images::show,
-        )
-        .param::<ImageId>("id")
+        ))
+        .answers::<Image>(200),
+        image(Route::patch(
+            api!("/images/{id}"),
+            "update_image",
+            "Change an image's name, defaults or credentials",
+            Needs(Permission::ImagesManage),
+            images::patch,
+        ))
+        .body::<PatchImage>()
         .answers::<Image>(200)
-        .fails(&[Code::ImageNotFound]),
+        .fails(&[Code::AlreadyExists]),
+        image(Route::delete(
+            api!("/images/{id}"),
+            "delete_image",
+            "Delete an image that no bunker uses",
+            Needs(Permission::ImagesManage),
+            images::delete,
+        ))
+        .with_answer(204, Content::Nothing)
+        .fails(&[Code::InUse]),
+        image(Route::get(
+            api!("/images/{id}/cache"),
+            "list_image_cache",
+            "What each worker has of an image",
+            Reads(Permission::Create),
+            images::cache,
+        ))
+        .lists::<ImageCacheRow>(),
+        image(Route::post(
+            api!("/images/{id}/warm"),
+            "warm_image",
+            "Have every worker of the image's groups get it, again if it failed",
+            Needs(Permission::ImagesManage),
+            images::warm,
+        ))
+        .answers::<WarmCounts>(200),
     ]
 }
 

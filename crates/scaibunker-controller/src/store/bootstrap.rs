@@ -31,7 +31,7 @@ impl Store {
             created_at: now,
         };
         self.insert_quota_profile(&profile, None).await?;
-        Ok(())
+        self.ensure_default_group(now).await
     }
 
     /// Makes `hash` the one bootstrap key, of a super admin that is made if there is none.

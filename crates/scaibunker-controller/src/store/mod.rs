@@ -7,6 +7,7 @@
 mod accounts;
 mod api_keys;
 mod audit;
+mod availability_groups;
 mod bootstrap;
 mod bunker_list;
 mod bunker_row;
@@ -18,6 +19,7 @@ mod database;
 mod grouped_writes;
 mod groups;
 mod idempotency;
+mod image_cache;
 mod images;
 mod partners;
 mod quotas;
@@ -41,6 +43,8 @@ pub use self::{
     database::{DatabaseUrl, InvalidDatabaseUrl},
     groups::GroupRefused,
     idempotency::{IdempotencyKey, StoredKey},
+    image_cache::CacheRow,
+    images::ImageFilter,
     users::{StoredUser, UserFilter},
 };
 

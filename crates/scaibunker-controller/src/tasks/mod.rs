@@ -3,6 +3,7 @@
 mod audit_retention;
 mod board;
 mod heartbeat_monitor;
+mod image_fanout;
 mod quota_reconciler;
 mod reaper;
 mod reconciler;
@@ -55,6 +56,10 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
     runner.spawn("quota reconciler", minute, quotas, |mut quotas| async {
         let result = quotas.run_once().await;
         (quotas, result.map_err(Into::into))
+    });
+    runner.spawn("image fan-out", Duration::ZERO, Arc::clone(app), |app| async {
+        let result = image_fanout::run_once(&app).await;
+        (app, result.map_err(Into::into))
     });
     runner.spawn("upload sweeper", hour, Arc::clone(app), |app| async {
         let result = upload_sweeper::run_once(&app).await;

@@ -4,6 +4,7 @@ mod bunkers;
 mod exchange;
 mod execs;
 mod files;
+mod images;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
