@@ -30,6 +30,7 @@ type RunResult = Result<(), Box<dyn Error + Send + Sync>>;
 /// Starts every background task. A task that ends before `shutdown` has a bug; its name is what
 /// the set yields.
 pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'static str> {
+    let tenth_of_a_second = Duration::from_millis(100);
     let (five_seconds, half_a_minute) = (Duration::from_secs(5), Duration::from_secs(30));
     let minute = Duration::from_secs(60);
     let hour = Duration::from_secs(60 * 60);
@@ -57,7 +58,7 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
         let result = quotas.run_once().await;
         (quotas, result.map_err(Into::into))
     });
-    runner.spawn("image fan-out", Duration::ZERO, Arc::clone(app), |app| async {
+    runner.spawn("image fan-out", tenth_of_a_second, Arc::clone(app), |app| async {
         let result = image_fanout::run_once(&app).await;
         (app, result.map_err(Into::into))
     });

@@ -13,6 +13,7 @@ mod exec;
 mod exec_registry;
 mod files;
 mod iam;
+mod images;
 mod isolation;
 mod life;
 mod limits;

@@ -3,6 +3,7 @@
 mod commands;
 mod execs;
 mod files;
+pub mod images;
 
 use std::{
     collections::BTreeMap,
@@ -76,6 +77,9 @@ pub struct Sim {
     pub file_breaks: Notify,
     /// Whether calls on files acted as root.
     pub acted_as_root: Mutex<Vec<bool>>,
+    pub images: images::SimImages,
+    /// Of the bunkers that were started.
+    pub env_vars: Mutex<Vec<BTreeMap<String, String>>>,
     changes: broadcast::Sender<String>,
     base: Mutex<String>,
     id: Mutex<Option<WorkerId>>,
@@ -121,6 +125,8 @@ impl SimWorker {
             given_pieces: AtomicUsize::new(0),
             file_breaks: Notify::new(),
             acted_as_root: Mutex::default(),
+            images: images::SimImages::default(),
+            env_vars: Mutex::default(),
             changes: broadcast::Sender::new(64),
             base: Mutex::default(),
             id: Mutex::default(),
@@ -148,7 +154,7 @@ impl SimWorker {
             engine: "sim".to_owned(),
             capacity: *self.capacity.lock().unwrap(),
             images: vec![busybox()],
-            image_cache: Vec::new(),
+            image_cache: self.images.reports(),
         };
         let answer =
             api.post("/workers/register", &serde_json::to_value(introduction).unwrap()).await;
@@ -197,8 +203,11 @@ impl SimWorker {
     }
 
     pub async fn heartbeat(&self, base: &str) {
-        let beat =
-            Heartbeat { images: vec![busybox()], image_cache: Vec::new(), bunkers: self.reports() };
+        let beat = Heartbeat {
+            images: vec![busybox()],
+            image_cache: self.images.reports(),
+            bunkers: self.reports(),
+        };
         let api = Api::new(base.to_owned(), WORKER_TOKEN.to_owned());
         let path = format!("/workers/{}/heartbeat", self.id());
         let answer = api.post(&path, &serde_json::to_value(beat).unwrap()).await;
@@ -229,6 +238,7 @@ impl SimWorker {
             .route("/bunkers/{id}/execs/{exec_id}/signal", post(execs::signal))
             .route("/bunkers/{id}/execs/{exec_id}/resize", post(execs::resize))
             .merge(files::routes())
+            .merge(images::routes())
             .with_state(self.clone())
     }
 }
@@ -283,7 +293,10 @@ async fn start(
     headers: HeaderMap,
     Json(spec): Json<StartBunker>,
 ) -> Response {
-    assert_eq!(spec.image, busybox().digest);
+    let mut has = worker.images.reports().into_iter();
+    let has_it = has.any(|report| spec.image == images::digest_of(report.image_id));
+    assert!(has_it || spec.image == busybox().digest, "{}", spec.image);
+    worker.env_vars.lock().unwrap().push(spec.env_vars);
     worker.starts.fetch_add(1, Ordering::Relaxed);
     let request_id = headers["x-request-id"].to_str().unwrap().to_owned();
     worker.request_ids.lock().unwrap().push(request_id);
