@@ -1,5 +1,6 @@
 //! Images: registered, baked once, brought to the workers, used, warmed, deleted.
 
+use http::Method;
 use scaibunker_api::{
     ids::ImageId,
     worker::{BakeSource, ImageFaultCause, ImageFrom},
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Api, eventually},
-    people::{person, tenant},
+    people::{outcome, person, tenant},
     server::Server,
     sim_worker::{SimWorker, images::digest_of},
 };
@@ -256,7 +257,8 @@ async fn an_image_is_kept_where_its_groups_are() {
         *worker.images.is_slow.lock().unwrap() = true;
     }
     let id = home.add(json!({ "name": "app", "source": oci() })).await;
-    api.delete(&format!("/availability-groups/{default}/images/{id}")).await;
+    api.done(Method::DELETE, &format!("/availability-groups/{default}/images/{id}"), &Value::Null)
+        .await;
     let message = home.create("app").await.json["error"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains("availability"), "{message}");
     let path = format!("/availability-groups/{group}/images");
@@ -276,7 +278,7 @@ async fn an_image_is_kept_where_its_groups_are() {
     assert!(reached.await, "{:?}", home.rows(&id).await);
     let error = api.delete(&format!("/availability-groups/{default}")).await;
     assert_eq!(error.error(), (409, "IN_USE"));
-    assert_eq!(api.delete(&format!("/availability-groups/{group}")).await.status, 204);
+    api.done(Method::DELETE, &format!("/availability-groups/{group}"), &Value::Null).await;
 }
 
 #[tokio::test]
@@ -326,7 +328,8 @@ async fn an_image_in_use_stays_and_a_deleted_one_is_forgotten_everywhere() {
     assert_eq!(home.api().delete(&path).await.error(), (409, "IN_USE"));
     home.api().delete(&format!("/bunkers/{bunker}")).await.data();
     let kept = home.workers[0].images.reports();
-    let deleted = eventually(async || home.api().delete(&path).await.status == 204);
+    let deleted =
+        eventually(async || outcome(home.api(), "DELETE", &path, &Value::Null).await.0 == 204);
     assert!(deleted.await);
     assert!(home.workers[0].images.reports().is_empty());
     assert_eq!(home.api().get(&path).await.error(), (404, "IMAGE_NOT_FOUND"));
@@ -348,7 +351,7 @@ async fn a_repeated_create_makes_one_image() {
     let home = Home::new(0).await;
     let body = json!({ "name": "app", "source": oci() }).to_string();
     let key = [("idempotency-key", "k")];
-    let create = async || home.api().call(http::Method::POST, "/images", &key, body.clone()).await;
+    let create = async || home.api().call(Method::POST, "/images", &key, body.clone()).await;
     let (first, again) = (create().await, create().await);
     assert_eq!(first.data()["id"], again.data()["id"]);
     let other = home.api().post("/images", &json!({ "name": "app", "source": oci() })).await;
