@@ -116,11 +116,18 @@ pub enum ImageFrom {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum BakeSource {
-    Oci { reference: String, auth: Option<RegistryAuth> },
+    Oci {
+        reference: String,
+        auth: Option<RegistryAuth>,
+    },
     /// A file below the worker's import directory.
-    TarPath { path: String },
+    TarPath {
+        path: String,
+    },
     /// An object of the storage proxy.
-    TarKey { key: String },
+    TarKey {
+        key: String,
+    },
 }
 
 /// A root file system in the storage proxy.

@@ -1,6 +1,8 @@
 //! Texts that only holders of the capability secret can read, such as passwords in a database.
 
-use pasetors::{Local, keys::SymmetricKey, token::UntrustedToken, version4::LocalToken, version4::V4};
+use pasetors::{
+    Local, keys::SymmetricKey, token::UntrustedToken, version4::LocalToken, version4::V4,
+};
 
 use crate::SigningSecret;
 

@@ -11,10 +11,10 @@ use crate::{
     commands::{
         audit::AuditArgs, completions::CompletionsArgs, cp::CpArgs, create::CreateArgs,
         doctor::DoctorArgs, events::EventsArgs, exec::ExecArgs, files::FilesArgs,
-        groups::GroupsArgs, keys::KeysArgs, kill::KillArgs, login::LoginArgs, logs::LogsArgs,
-        ls::LsArgs, partners::PartnersArgs, pause::PauseArgs, ps::PsArgs, quota::QuotaArgs,
-        rm::RmArgs, roles::RolesArgs, run::RunArgs, set::SetArgs, shell::ShellArgs,
-        tenants::TenantsArgs, users::UsersArgs,
+        groups::GroupsArgs, images::ImagesArgs, keys::KeysArgs, kill::KillArgs, login::LoginArgs,
+        logs::LogsArgs, ls::LsArgs, partners::PartnersArgs, pause::PauseArgs, ps::PsArgs,
+        quota::QuotaArgs, rm::RmArgs, roles::RolesArgs, run::RunArgs, set::SetArgs,
+        shell::ShellArgs, tenants::TenantsArgs, users::UsersArgs,
     },
     credentials,
     exit::{self, Failure},
@@ -146,8 +146,7 @@ pub enum Command {
     Set(SetArgs),
     Events(EventsArgs),
     Rm(RmArgs),
-    /// List the images bunkers can be made from
-    Images,
+    Images(ImagesArgs),
     /// List the workers that run bunkers
     Workers,
     Quota(QuotaArgs),

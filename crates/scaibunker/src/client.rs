@@ -13,6 +13,7 @@ mod exec_stream;
 mod execs;
 mod files;
 mod identity;
+mod images;
 mod lifecycle;
 mod objects;
 #[cfg(feature = "otlp")]
@@ -29,7 +30,6 @@ use scaibunker_api::{
     bunker::{Bunker, BunkerStatus, CreateBunker},
     envelope::{Envelope, ListEnvelope},
     ids::BunkerId,
-    image::Image,
     worker::Worker,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -139,11 +139,6 @@ impl Client {
             }
         }
         Ok(found.into_values().rev().collect())
-    }
-
-    /// The images bunkers can be made from.
-    pub async fn images(&self) -> Result<Vec<Image>, ClientError> {
-        self.every_page("/images?").await
     }
 
     /// The workers of the installation.

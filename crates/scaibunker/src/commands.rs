@@ -9,6 +9,7 @@ pub mod events;
 pub mod exec;
 pub mod files;
 pub mod groups;
+pub mod images;
 pub mod inventory;
 pub mod keys;
 pub mod kill;
@@ -79,7 +80,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
         Command::Tenants(args) => tenants::run(&global, args).await?,
         Command::Partners(args) => partners::run(&global, args).await?,
         Command::Audit(args) => audit::run(&global, args).await?,
-        Command::Images => inventory::images(&global).await?,
+        Command::Images(args) => images::run(&global, args).await?,
         Command::Workers => inventory::workers(&global).await?,
         Command::Completions(args) => completions::run(&global, &args)?,
         // `main` runs it, before there are threads.

@@ -1,14 +1,16 @@
 //! Speaking: data goes to standard output, everything else to standard error.
 
 use std::{
+    collections::BTreeMap,
     fmt::Display,
     io::{self, IsTerminal as _, Write as _},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::anyhow;
 use comfy_table::Table;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::exit::Failure;
@@ -93,6 +95,15 @@ impl Output {
         self.progress_of(text, total, template)
     }
 
+    /// Bars for several things at once, each with a percentage.
+    pub fn progresses(self) -> Progresses {
+        let are_seen = !self.json && !self.quiet && io::stderr().is_terminal();
+        let target =
+            if are_seen { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let all = MultiProgress::with_draw_target(target);
+        Progresses { all, bars: Mutex::default(), are_seen }
+    }
+
     fn progress_of(self, text: &str, total: Option<u64>, template: &str) -> Progress {
         if self.json || self.quiet || !io::stderr().is_terminal() {
             return Progress(ProgressBar::hidden());
@@ -133,6 +144,42 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// Several things under way; gone when dropped.
+#[derive(Debug)]
+pub struct Progresses {
+    all: MultiProgress,
+    bars: Mutex<BTreeMap<String, ProgressBar>>,
+    are_seen: bool,
+}
+
+impl Progresses {
+    /// Whether a person sees them.
+    pub fn are_seen(&self) -> bool {
+        self.are_seen
+    }
+
+    /// Sets one of them, which is new if it was not there.
+    pub fn set(&self, key: &str, text: &str, percent: u64) {
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = bars.entry(key.to_owned()).or_insert_with(|| {
+            let bar = self.all.add(ProgressBar::new(100));
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{bar:30}] {pos}%") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        bar.set_message(printable(text));
+        bar.set_position(percent);
+    }
+}
+
+impl Drop for Progresses {
+    fn drop(&mut self) {
+        // A bar that cannot be cleared is as well left there.
+        let _ = self.all.clear();
     }
 }
 

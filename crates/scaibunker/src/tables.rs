@@ -2,6 +2,7 @@
 
 mod audit;
 mod identity;
+mod images;
 mod quota;
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -10,7 +11,6 @@ use scaibunker_api::{
     bunker::Bunker,
     exec::{Command, ExecMode, ExecRecord, ExecStatus},
     file::{FileEntry, FileType},
-    image::Image,
     worker::{Worker, WorkerStatus},
 };
 
@@ -20,6 +20,7 @@ pub use self::{
         api_keys, custom_role, custom_roles, group, groups, me, partners, tenant, tenants, user,
         users,
     },
+    images::{cache_status, image, image_cache, image_status, images},
     quota::{assignments, quota_profile, quota_profiles, usage, usage_heading},
 };
 use crate::{output::printable, sh_quote};
@@ -90,24 +91,6 @@ pub fn bunkers(bunkers: &[Bunker], now: Timestamp) -> Table {
                 mib(bunker.memory_mb.into()),
                 bunker.network_profile.as_str().to_owned(),
                 ago(bunker.created_at, now),
-            ]
-        }),
-    )
-}
-
-/// Images with what a bunker gets of each by default.
-pub fn images(images: &[Image]) -> Table {
-    let header = ["NAME", "ID", "SIZE", "CPU", "MEMORY", "DISK"];
-    table(
-        header,
-        images.iter().map(|image| {
-            [
-                image.name.clone(),
-                image.id.to_string(),
-                mib(image.size_bytes.unwrap_or_default().div_ceil(1024 * 1024)),
-                cores(image.default_cpu_millicores.into()),
-                mib(image.default_memory_mb.into()),
-                mib(image.default_disk_mb.into()),
             ]
         }),
     )

@@ -25,6 +25,8 @@ pub struct Row {
     pub status: CacheStatus,
     pub cause: Option<ImageFaultCause>,
     pub error: Option<String>,
+    /// Said so lately that the worker need not be asked again.
+    pub is_recent: bool,
 }
 
 /// An image's part of the decision.
@@ -85,7 +87,7 @@ fn follow(subject: Subject, targets: &[Target]) -> Vec<Step> {
     // It was removed from the image's groups, or does not answer.
     let Some(baker) = baker.filter(|baker| baker.is_linked) else { return vec![Step::LoseBaker] };
     match &baker.row {
-        Some(Row { status: CacheStatus::Failed, cause, error }) => {
+        Some(Row { status: CacheStatus::Failed, cause, error, .. }) => {
             let is_everyones = cause.is_some_and(ImageFaultCause::is_of_the_source);
             match error {
                 Some(error) if is_everyones => vec![Step::Fail(error.clone())],
@@ -101,7 +103,7 @@ fn follow(subject: Subject, targets: &[Target]) -> Vec<Step> {
 fn is_missing(target: &Target) -> bool {
     match &target.row {
         None => true,
-        Some(row) => row.status == CacheStatus::Pending && row.cause.is_none(),
+        Some(row) => row.status == CacheStatus::Pending && row.cause.is_none() && !row.is_recent,
     }
 }
 
@@ -189,7 +191,7 @@ mod tests {
 
         fn set(&mut self, id: WorkerId, status: CacheStatus) {
             let target = self.targets.iter_mut().find(|target| target.worker_id == id).unwrap();
-            target.row = Some(Row { status, cause: None, error: None });
+            target.row = Some(Row { status, cause: None, error: None, is_recent: false });
         }
 
         /// Every worker ends what it does.
@@ -205,8 +207,14 @@ mod tests {
                         status: CacheStatus::Failed,
                         cause: Some(*cause),
                         error: Some("failed".to_owned()),
+                        is_recent: false,
                     },
-                    None => Row { status: CacheStatus::Ready, cause: None, error: None },
+                    None => Row {
+                        status: CacheStatus::Ready,
+                        cause: None,
+                        error: None,
+                        is_recent: false,
+                    },
                 };
                 if is_baker && fault.is_none() {
                     self.subject.status = ImageStatus::Ready;
@@ -263,6 +271,7 @@ mod tests {
             status: CacheStatus::Pending,
             cause: Some(ImageFaultCause::Evicted),
             error: Some("evicted".to_owned()),
+            is_recent: false,
         };
         let target = Target { worker_id: WorkerId::generate(), is_linked: true, row: Some(row) };
         let subject = Subject { status: ImageStatus::Ready, baker_id: None, lazy_pull: false };
@@ -275,7 +284,12 @@ mod tests {
         let target = |status, error: Option<&str>| Target {
             worker_id,
             is_linked: true,
-            row: Some(Row { status, cause: None, error: error.map(str::to_owned) }),
+            row: Some(Row {
+                status,
+                cause: None,
+                error: error.map(str::to_owned),
+                is_recent: false,
+            }),
         };
         let text = why_nowhere(ImageStatus::Ready, None, &[]);
         assert!(text.contains("POST /availability-groups/{id}/images"), "{text}");

@@ -190,6 +190,14 @@ impl Fleet {
         }
     }
 
+    /// Takes in what a worker says of one image.
+    pub fn note_image(&self, id: WorkerId, report: &ImageReport) {
+        if let Some(seat) = self.state().seats.get_mut(&id) {
+            seat.image_cache.retain(|other| other.image_id != report.image_id);
+            seat.image_cache.push(report.clone());
+        }
+    }
+
     /// Has the next report of an image count as new.
     pub fn forget_report(&self, id: WorkerId, image: ImageId) {
         if let Some(seat) = self.state().seats.get_mut(&id) {

@@ -47,7 +47,8 @@ pub(super) fn routes() -> Vec<Route> {
         )
         .with_idempotency()
         .body::<CreateAvailabilityGroup>()
-        .answers::<AvailabilityGroup>(201),
+        .answers::<AvailabilityGroup>(201)
+        .fails(&[ErrorCode::AlreadyExists]),
         group(Route::get(
             api!("/availability-groups/{id}"),
             "get_availability_group",

@@ -73,10 +73,10 @@ pub(super) async fn cache(
     State(app): State<Arc<App>>,
     actor: Actor,
     PathId(id): PathId<ImageId>,
-    Query(NoQuery {}): Query<NoQuery>,
+    Query(query): Query<ListQuery>,
 ) -> Result<ListAnswer<ImageCacheRow>, Fault> {
-    // As many rows as workers keep one image: they are no pages.
-    Ok(ListAnswer { data: app.images.cache(&actor, id).await?, next_cursor: None })
+    let page = Page::parse(query.limit, query.cursor.as_deref())?;
+    Ok(page.cut(app.images.cache(&actor, id).await?, |row| row.worker_id))
 }
 
 pub(super) async fn warm(

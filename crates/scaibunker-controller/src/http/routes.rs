@@ -418,7 +418,8 @@ fn images() -> Vec<Route> {
             "name": "app",
             "source": { "kind": "oci", "ref": "registry.example/team/app:1.2" },
         }))
-        .answers::<CreatedImage>(201),
+        .answers::<CreatedImage>(201)
+        .fails(&[Code::AlreadyExists]),
         image(Route::get(
             api!("/images/{id}"),
             "get_image",
@@ -453,6 +454,7 @@ fn images() -> Vec<Route> {
             Reads(Permission::Create),
             images::cache,
         ))
+        .query::<ListQuery>()
         .lists::<ImageCacheRow>(),
         image(Route::post(
             api!("/images/{id}/warm"),

@@ -168,6 +168,7 @@ impl Images {
             }
         }
         for worker_id in self.fleet.linked_workers() {
+            self.fleet.forget_report(worker_id, id);
             self.tell_to_forget(worker_id, id).await;
         }
         Ok(())

@@ -133,7 +133,9 @@ impl Images {
             default_disk_mb: image.default_disk_mb,
         };
         let report: ImageReport = link.ensure_image(image.id, &ask).await?;
-        if let Err(error) = self.note_report(worker_id, &report).await {
+        self.fleet.note_image(worker_id, &report);
+        if let Err(error) = self.take_in(worker_id, &report).await {
+            self.fleet.forget_report(worker_id, image.id);
             // The next heartbeat tells the same.
             tracing::warn!(error = chain(&error), "what a worker has of an image was not stored");
         }

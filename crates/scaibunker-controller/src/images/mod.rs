@@ -6,9 +6,9 @@ mod groups;
 pub mod placement;
 mod reports;
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::{
     error::ErrorCode,
     ids::{ImageId, WorkerId},
@@ -28,6 +28,9 @@ use crate::{
     fleet::Fleet,
     store::{CacheRow, ImageFilter, Store},
 };
+
+/// A worker that was asked tells within a heartbeat's time that it has begun.
+const RECENT: SignedDuration = SignedDuration::from_secs(15);
 
 /// What images are worked on with.
 pub struct Images {
@@ -69,7 +72,7 @@ impl Images {
         Ok(records.into_iter().map(|record| record.image).collect())
     }
 
-    /// What each worker that shall have the image has of it.
+    /// What each worker that shall have the image has of it, the newest worker first.
     pub async fn cache(&self, actor: &Actor, id: ImageId) -> Result<Vec<ImageCacheRow>, Failure> {
         let record = self.image(actor, id).await?;
         if record.image.source == ImageOrigin::BuiltIn {
@@ -88,7 +91,7 @@ impl Images {
                 row.error = Some("the worker is offline; it gets the image when it is back".into());
             }
         }
-        shown.sort_by_key(|row| row.worker_id);
+        shown.sort_by_key(|row| Reverse(row.worker_id));
         Ok(shown)
     }
 
@@ -108,6 +111,7 @@ impl Images {
     async fn targets(&self, id: ImageId) -> Result<Vec<Target>, Failure> {
         let rows = self.store.cache_rows(id).await?;
         let workers = self.store.workers_of_image(id).await?;
+        let now = Timestamp::now();
         let row_of =
             |worker_id| rows.iter().find(|row: &&CacheRow| row.shown.worker_id == worker_id);
         let target = |worker_id| Target {
@@ -117,6 +121,7 @@ impl Images {
                 status: row.shown.status,
                 cause: row.cause,
                 error: row.shown.error.clone(),
+                is_recent: now.duration_since(row.shown.updated_at) < RECENT,
             }),
         };
         Ok(workers.into_iter().map(target).collect())

@@ -49,9 +49,15 @@ impl Images {
         self.nudge();
     }
 
-    async fn take_in(&self, worker_id: WorkerId, report: &ImageReport) -> Result<(), Failure> {
+    pub(super) async fn take_in(
+        &self,
+        worker_id: WorkerId,
+        report: &ImageReport,
+    ) -> Result<(), Failure> {
         if self.store.image(report.image_id).await?.is_none() {
             self.tell_to_forget(worker_id, report.image_id).await;
+            // Should it not have heard: its next heartbeat is looked at again.
+            self.fleet.forget_report(worker_id, report.image_id);
             return Ok(());
         }
         self.note_report(worker_id, report).await?;
@@ -65,11 +71,7 @@ impl Images {
         Ok(())
     }
 
-    pub(super) async fn note_report(
-        &self,
-        worker_id: WorkerId,
-        report: &ImageReport,
-    ) -> Result<(), Failure> {
+    async fn note_report(&self, worker_id: WorkerId, report: &ImageReport) -> Result<(), Failure> {
         // A worker whose clock is ahead must not hold up what it says later.
         let updated_at = report.updated_at.min(Timestamp::now());
         let report = ImageReport { updated_at, ..report.clone() };

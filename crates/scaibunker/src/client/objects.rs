@@ -10,7 +10,8 @@ use scaibunker_api::{
         Group, Partner, PatchCustomRole, PatchGroup, PatchPartner, PatchTenant, PatchUser, Tenant,
         User,
     },
-    ids::{ApiKeyId, CustomRoleId, GroupId, PartnerId, QuotaProfileId, TenantId, UserId},
+    ids::{ApiKeyId, CustomRoleId, GroupId, ImageId, PartnerId, QuotaProfileId, TenantId, UserId},
+    image::{CreateImage, Image, PatchImage},
     quota::{CreateQuotaProfile, PatchQuotaProfile, QuotaProfile},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -76,6 +77,7 @@ objects! {
             self.revoked_at.is_none() && self.name == text
         }
     };
+    Image, ImageId, "image" at "/images", "images ls";
     CustomRole, CustomRoleId, "custom role" at "/v1/iam/custom-roles", "roles ls";
     QuotaProfile, QuotaProfileId, "quota profile" at "/quota-profiles", "quota profiles";
     User, UserId, "user" at "/v1/iam/users", "users ls" {
@@ -99,6 +101,7 @@ editable! {
     Tenant by CreateTenant, PatchTenant;
     User by CreateUser, PatchUser;
     Group by CreateGroup, PatchGroup;
+    Image by CreateImage, PatchImage;
     CustomRole by CreateCustomRole, PatchCustomRole;
     QuotaProfile by CreateQuotaProfile, PatchQuotaProfile;
 }

@@ -77,6 +77,11 @@ impl Transport {
         Ok(Self { http: pool(endpoint.is_https)?, endpoint: endpoint.clone() })
     }
 
+    /// Where the controller is, such as `http://127.0.0.1:8420`.
+    pub(super) fn base(&self) -> &str {
+        &self.endpoint.base
+    }
+
     /// A call whose whole answer is read, within [`MAX_ANSWER_BYTES`] and `limit`.
     pub(super) async fn json(
         &self,

@@ -1,14 +1,8 @@
-//! `scaibunker images` and `scaibunker workers`
+//! `scaibunker workers`
 
 use jiff::Timestamp;
 
 use crate::{cli::GlobalArgs, exit::Failure, tables};
-
-pub async fn images(global: &GlobalArgs) -> Result<(), Failure> {
-    let output = global.output();
-    let images = global.client()?.images().await?;
-    if output.is_json() { output.document(&images) } else { output.table(&tables::images(&images)) }
-}
 
 pub async fn workers(global: &GlobalArgs) -> Result<(), Failure> {
     let output = global.output();
