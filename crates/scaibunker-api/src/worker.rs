@@ -189,8 +189,10 @@ pub enum ImageFaultCause {
     SizeCap,
     /// It is beyond the bounds of what is unpacked: entries, layers, ratio of compression.
     Refused,
-    /// The worker's disk is full, or the image is larger than its budget for images.
+    /// The worker's disk is full.
     NoSpace,
+    /// It is larger than what the worker keeps of images.
+    OverBudget,
     OutOfMemory,
     /// The storage proxy failed.
     Storage,
@@ -213,6 +215,7 @@ impl ImageFaultCause {
             | Self::Refused => true,
             Self::RegistryUnreachable
             | Self::NoSpace
+            | Self::OverBudget
             | Self::OutOfMemory
             | Self::Storage
             | Self::Evicted
@@ -403,5 +406,6 @@ pub struct Worker {
     pub capacity: Capacity,
     pub allocated: Capacity,
     pub images: Vec<ReadyImage>,
+    #[serde(default)]
     pub image_cache: Vec<ImageReport>,
 }

@@ -15,8 +15,11 @@ pub struct ExecSpec {
     pub request_id: String,
     /// Empty: the user's login shell.
     pub argv: Vec<String>,
-    /// `None`: the user's home directory.
+    /// `None`: the first of `default_cwd` and the user's home directory that is there.
     pub cwd: Option<String>,
+    /// The image's; one that is not an absolute path counts as none.
+    #[serde(default)]
+    pub default_cwd: String,
     pub env: BTreeMap<String, String>,
     /// Name or `uid[:gid]`, looked up in the bunker's own passwd file.
     pub user: String,

@@ -62,7 +62,7 @@ impl WorkerConfig {
     /// The settings of its images.
     #[must_use]
     pub fn image_settings(&self) -> ImageSettings {
-        let disk_mb = rustix::fs::statvfs(&self.cache_dir)
+        let disk_mb = rustix::fs::statvfs(&self.data_dir)
             .map_or(0, |found| found.f_blocks.saturating_mul(found.f_frsize) >> 20);
         ImageSettings {
             cache_dir: self.data_dir.join("images"),

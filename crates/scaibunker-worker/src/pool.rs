@@ -39,6 +39,9 @@ const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Templates that are kept; booting one again takes seconds.
 const MAX_TEMPLATES: usize = 16;
 
+/// Templates that are booted before anybody asks.
+const MAX_PREPARED: usize = 4;
+
 /// A template, once the first who asked has booted it.
 type TemplateCell = Arc<OnceCell<Arc<Template>>>;
 
@@ -47,6 +50,8 @@ struct Shelf {
     ready: HashMap<Shape, VecDeque<Vm>>,
     /// Most recently asked for last.
     recent: Vec<Shape>,
+    /// Shapes whose template is there for the first who asks; the newest last.
+    prepared: Vec<Shape>,
 }
 
 /// The pool of one worker.
@@ -120,11 +125,13 @@ impl Pool {
     fn ask_for(&self, shape: &Shape) {
         let cold: Vec<Vm> = {
             let mut shelf = self.shelf();
-            let Shelf { ready, recent } = &mut *shelf;
+            let Shelf { ready, recent, prepared } = &mut *shelf;
             recent.retain(|other| other != shape);
+            prepared.retain(|other| other != shape);
             recent.push(shape.clone());
             recent.drain(..recent.len().saturating_sub(MAX_TEMPLATES));
-            self.templates().retain(|shape, _| recent.contains(shape));
+            let is_wanted = |shape: &Shape| recent.contains(shape) || prepared.contains(shape);
+            self.templates().retain(|shape, _| is_wanted(shape));
             let warm = &recent[recent.len().saturating_sub(MAX_WARM_SHAPES)..];
             ready.extract_if(|shape, _| !warm.contains(shape)).flat_map(|(_, vms)| vms).collect()
         };
@@ -147,6 +154,8 @@ impl Pool {
                 Ok(vm) => self.shelf().ready.entry(shape).or_default().push_back(vm),
                 Err(error) => {
                     tracing::warn!(image = shape.image, error = %crate::chain(&error), "cannot refill the warm pool");
+                    // An image that does not boot must not keep the others from being made ready.
+                    self.shelf().recent.retain(|other| other != &shape);
                     tokio::select! {
                         () = sleep(RETRY_DELAY) => {}
                         () = shutdown.cancelled() => {}
@@ -181,8 +190,10 @@ impl Pool {
         let shape = Shape::default_of(image);
         {
             let mut shelf = self.shelf();
-            if !shelf.recent.contains(&shape) {
-                shelf.recent.insert(0, shape.clone());
+            let Shelf { recent, prepared, .. } = &mut *shelf;
+            if !recent.contains(&shape) && !prepared.contains(&shape) {
+                prepared.push(shape.clone());
+                prepared.drain(..prepared.len().saturating_sub(MAX_PREPARED));
             }
         }
         self.template(&shape).await.map(drop)
@@ -192,8 +203,9 @@ impl Pool {
     pub fn forget(&self, digest: &str) {
         let gone: Vec<Vm> = {
             let mut shelf = self.shelf();
-            let Shelf { ready, recent } = &mut *shelf;
+            let Shelf { ready, recent, prepared } = &mut *shelf;
             recent.retain(|shape| shape.image != digest);
+            prepared.retain(|shape| shape.image != digest);
             self.templates().retain(|shape, _| shape.image != digest);
             ready.extract_if(|shape, _| shape.image == digest).flat_map(|(_, vms)| vms).collect()
         };

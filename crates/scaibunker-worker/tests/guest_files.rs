@@ -54,6 +54,8 @@ async fn lab() -> Lab {
     let mut vm = pool.make_now(&shape).await.unwrap();
     let claim = Claim {
         bunker_id: BunkerId::generate(),
+        image: String::new(),
+        workdir: String::new(),
         image_user: "bunker".into(),
         env: BTreeMap::new(),
         started_at: jiff::Timestamp::now(),
@@ -128,6 +130,7 @@ impl Lab {
             request_id: "req_test".into(),
             argv: argv.iter().map(|&arg| arg.into()).collect(),
             cwd: None,
+            default_cwd: String::new(),
             env: BTreeMap::from([("PATH".into(), "/bin:/usr/bin".into())]),
             user: user.into(),
             timeout_ms: None,

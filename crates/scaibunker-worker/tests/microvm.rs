@@ -47,6 +47,7 @@ async fn run(vm: &Vm, line: &str) -> (Exit, String) {
         request_id: "req_test".into(),
         argv: vec!["/bin/sh".into(), "-c".into(), line.into()],
         cwd: None,
+        default_cwd: String::new(),
         env: BTreeMap::from([("PATH".into(), "/bin:/usr/bin".into())]),
         user: "root".into(),
         timeout_ms: Some(20_000),

@@ -34,8 +34,8 @@ pub struct Launch {
 pub enum Cwd {
     /// It must exist.
     Explicit(CString),
-    /// The root where there is no such directory.
-    Home(CString),
+    /// The first that is there; the root is the last.
+    FirstOf(Vec<CString>),
 }
 
 /// Whether `id` can name a cgroup and nothing else.
@@ -63,7 +63,7 @@ impl Launch {
                     "the working directory `{cwd}` is not an absolute path"
                 )));
             }
-            None => Cwd::Home(c_string(&account.home)?),
+            None => Cwd::FirstOf(default_directories(spec, &account)?),
         };
         let env = env.iter().map(|(name, value)| c_string(&format!("{name}={value}")));
         Ok(Self {
@@ -74,6 +74,12 @@ impl Launch {
             account,
         })
     }
+}
+
+/// The image's directory and the user's home.
+fn default_directories(spec: &ExecSpec, account: &Account) -> Result<Vec<CString>, AgentError> {
+    let own = Some(&spec.default_cwd).filter(|dir| dir.starts_with('/'));
+    own.into_iter().chain([&account.home]).map(|dir| c_string(dir)).collect()
 }
 
 fn c_string(text: &str) -> Result<CString, AgentError> {
@@ -137,6 +143,7 @@ mod tests {
             request_id: "req_1".to_owned(),
             argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
             cwd: None,
+            default_cwd: String::new(),
             env: BTreeMap::new(),
             user: "1000".to_owned(),
             timeout_ms: None,

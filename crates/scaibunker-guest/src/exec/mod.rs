@@ -126,6 +126,7 @@ pub async fn warm_up(agent: &Agent, root: &Arc<BunkerRoot>, argv: Vec<String>) {
         request_id: String::new(),
         argv,
         cwd: None,
+        default_cwd: String::new(),
         env: Default::default(),
         user: "0".to_owned(),
         timeout_ms: None,

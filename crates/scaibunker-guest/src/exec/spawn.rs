@@ -197,7 +197,10 @@ fn enter_bunker(shared: &Shared<'_>) -> Result<(), Failure> {
     take_place(shared).map_err(Failure::Setup)?;
     match &shared.launch.cwd {
         Cwd::Explicit(dir) => chdir(dir.as_c_str()).map_err(Failure::Cwd),
-        Cwd::Home(dir) => chdir(dir.as_c_str()).or_else(|_| chdir(c"/")).map_err(Failure::Setup),
+        Cwd::FirstOf(dirs) => {
+            let is_there = dirs.iter().any(|dir| chdir(dir.as_c_str()).is_ok());
+            if is_there { Ok(()) } else { chdir(c"/").map_err(Failure::Setup) }
+        }
     }
 }
 

@@ -126,6 +126,7 @@ impl GuestChannel {
             request_id: String::new(),
             argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
             cwd: None,
+            default_cwd: image.root.workdir.clone(),
             env: image.root.env.clone(),
             user: image.root.user.clone(),
             timeout_ms: Some(limit.as_millis() as u64),

@@ -30,17 +30,13 @@ pub fn guest_spec(
         exec_id: start.exec_id.to_string(),
         request_id: request_id.to_owned(),
         argv,
-        cwd: start.cwd.clone().or_else(|| image_workdir(claim)),
+        cwd: start.cwd.clone(),
+        default_cwd: claim.workdir.clone(),
         env,
         user: start.user.as_ref().unwrap_or(&claim.image_user).clone(),
         timeout_ms: start.timeout_s.map(|seconds| seconds.saturating_mul(1000)),
         terminal: start.terminal.map(terminal_size).transpose()?,
     })
-}
-
-/// The image's, if it has a usable one.
-fn image_workdir(claim: &Claim) -> Option<String> {
-    claim.workdir.starts_with('/').then(|| claim.workdir.clone())
 }
 
 /// A terminal's size as the guest takes it.

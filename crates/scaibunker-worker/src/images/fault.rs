@@ -40,7 +40,7 @@ pub fn over_budget(needed_bytes: u64, budget_bytes: u64) -> ImageFault {
         mib(needed_bytes),
         mib(budget_bytes)
     );
-    of(ImageFaultCause::NoSpace, message)
+    of(ImageFaultCause::OverBudget, message)
 }
 
 pub fn evicted() -> ImageFault {

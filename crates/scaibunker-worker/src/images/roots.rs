@@ -69,7 +69,9 @@ impl Roots {
         fs::create_dir_all(&dir)?;
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
-            if !path.join(MANIFEST).is_file() {
+            if !path.is_dir() {
+                fs::remove_file(&path)?;
+            } else if !path.join(MANIFEST).is_file() {
                 fs::remove_dir_all(&path)?;
             }
         }
@@ -96,21 +98,28 @@ impl Roots {
 
     /// Keeps a root from eviction, and notes its use. `None` if it is not here.
     pub fn lease(&self, digest: &str) -> Option<(Root, RootLease)> {
-        let mut leases = self.leases();
+        // Held first: what is found afterwards stays.
+        let lease = self.hold(digest);
         let root = self.get(digest)?;
+        touch(&root.path);
+        Some((root, lease))
+    }
+
+    /// A lease on the place of a root, whether it is there or not.
+    fn hold(&self, digest: &str) -> RootLease {
+        let mut leases = self.leases();
         leases.retain(|_, lease| lease.strong_count() > 0);
         let held = leases.get(digest).and_then(Weak::upgrade).unwrap_or_else(|| {
             let held = Arc::new(());
             leases.insert(digest.to_owned(), Arc::downgrade(&held));
             held
         });
-        drop(leases);
-        touch(&root.path);
-        Some((root, RootLease { _use: held }))
+        RootLease { _use: held }
     }
 
-    /// Puts a finished file in place. Blocks while the disk takes it.
-    pub fn put(&self, file: &Path, manifest: &RootManifest) -> io::Result<Root> {
+    /// Puts a finished file in place, with a lease on it. Blocks while the disk takes it.
+    pub fn put(&self, file: &Path, manifest: &RootManifest) -> io::Result<(Root, RootLease)> {
+        let lease = self.hold(&manifest.digest);
         let home = self.home(&manifest.digest);
         match fs::create_dir(&home) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -126,7 +135,7 @@ impl Roots {
         fs::rename(next, home.join(MANIFEST))?;
         File::open(&home)?.sync_all()?;
         File::open(&self.dir)?.sync_all()?;
-        Ok(Root { manifest: manifest.clone(), path })
+        Ok((Root { manifest: manifest.clone(), path }, lease))
     }
 
     /// Removes a root unless it is in use; whether it is gone. A VM that still has the file open

@@ -5,6 +5,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -12,8 +13,12 @@ use scaibunker_api::{
     ids::ImageId,
     worker::{BakedRoot, EnsureImage, ImageFault, ImageFaultCause, ImageReport},
 };
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use super::{
     ImageSettings,
@@ -34,6 +39,9 @@ use crate::{
 
 /// Images that are fetched or baked at once; the others wait.
 const PARALLEL: usize = 2;
+
+/// Before the storage proxy is asked again to take a root, after all attempts failed.
+const STORE_RETRY: Duration = Duration::from_secs(10);
 
 /// Bytes of the disk that images leave free.
 const RESERVE_BYTES: u64 = 256 << 20;
@@ -173,6 +181,13 @@ impl Images {
                 || Entry { held: Held::asked(now), record: None, stop: CancellationToken::new() };
             let is_new = !all.contains_key(&id);
             let entry = all.entry(id).or_insert_with(fresh);
+            // Somebody may have cleaned up the disk.
+            let lost = |digest: &String| self.0.roots.get(digest).is_none();
+            if entry.held.digest.as_ref().is_some_and(lost)
+                && let Some(held) = entry.held.apply(Event::Evicted(fault::evicted()), now)
+            {
+                entry.held = held;
+            }
             let again = entry.held.apply(Event::Asked, now).filter(|_| !entry.held.is_under_way());
             let must_work = is_new || again.is_some();
             if let Some(held) = again {
@@ -266,13 +281,14 @@ impl Images {
 
     async fn work(&self, id: ImageId, ask: &EnsureImage) {
         // The semaphore is never closed.
-        let Ok(_turn) = self.0.turns.acquire().await else { return };
+        let Ok(turn) = self.0.turns.acquire().await else { return };
         let mut got = self.get_image(id, ask).await;
         if let Err(Fault(ImageFault { cause: ImageFaultCause::NoSpace, .. })) = &got
             && self.evict_everything()
         {
             got = self.get_image(id, ask).await;
         }
+        drop(turn);
         match got {
             Ok(()) => {
                 let root = {
@@ -299,6 +315,7 @@ impl Images {
         let key = transfer::key_of(id, digest);
         while let Err(Fault(fault)) = transfer::store_root(self.storage(), &key, &root.path).await {
             tracing::warn!(image_id = %id, error = fault.message, "a baked image is not stored yet");
+            sleep(STORE_RETRY).await;
         }
         let baked = BakedRoot {
             key,
@@ -350,7 +367,7 @@ impl Images {
         &self,
         file: &Path,
         manifest: RootManifest,
-    ) -> Result<Root, Fault> {
+    ) -> Result<(Root, RootLease), Fault> {
         let (images, path) = (self.clone(), file.to_owned());
         let put = tokio::task::spawn_blocking(move || images.0.roots.put(&path, &manifest));
         let put = put.await.map_err(io::Error::from).and_then(|put| put);
@@ -416,7 +433,7 @@ impl Images {
         }
     }
 
-    fn evict_root(&self, digest: &str) -> bool {
+    pub(super) fn evict_root(&self, digest: &str) -> bool {
         if !self.0.roots.evict(digest) {
             return false;
         }
@@ -467,6 +484,11 @@ impl Images {
 
     pub(super) fn import_dir(&self) -> &Path {
         &self.0.settings.import_dir
+    }
+
+    /// A place of its own for something half-made.
+    pub(super) fn scrap_path(&self, what: &str) -> PathBuf {
+        self.bake_dir().join(format!("{}.{what}", Uuid::new_v4()))
     }
 
     pub(super) fn bake_dir(&self) -> PathBuf {

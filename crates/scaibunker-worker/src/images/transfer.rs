@@ -20,6 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::fault::{self, Fault};
 use crate::{assets::hexadecimal, storage::StorageClient};
@@ -37,7 +38,8 @@ const COMPRESSION_LEVEL: i32 = 1;
 const MAX_WINDOW_LOG: u32 = 23;
 const BLOCK_BYTES: usize = 4096;
 
-type Pieces = mpsc::Receiver<io::Result<Bytes>>;
+/// Pieces as they come. Dropping the second ends the first.
+type Pieces = (mpsc::Receiver<io::Result<Bytes>>, AbortOnDropHandle<()>);
 
 /// Fetches a root into `file`, which must be the one that was baked.
 pub async fn fetch_root(
@@ -50,7 +52,7 @@ pub async fn fetch_root(
     loop {
         let pieces = open(storage, &baked.key).await;
         let fetched = match pieces {
-            Ok(pieces) => {
+            Ok((pieces, _pump)) => {
                 let (baked, path, progress) = (baked.clone(), file.to_owned(), progress.clone());
                 let unpacking = tokio::task::spawn_blocking(move || {
                     unpack(PiecesReader::new(pieces), &baked, &path, &progress)
@@ -104,7 +106,7 @@ async fn fetch_object_once(
     file: &Path,
     max_bytes: u64,
 ) -> Result<(), Fault> {
-    let mut pieces = open(storage, key).await?;
+    let (mut pieces, _pump) = open(storage, key).await?;
     let failed = |error: io::Error| Fault(fault::of_io("write", file, &error));
     let mut target = tokio::fs::File::create(file).await.map_err(failed)?;
     let mut size_bytes = 0;
@@ -151,8 +153,8 @@ async fn open(storage: &StorageClient, key: &str) -> Result<Pieces, Fault> {
     let object = timeout(STALL_LIMIT, storage.get(key)).await;
     let object = object.map_err(|_| broke_off(&io::ErrorKind::TimedOut.into()))??;
     let (sender, pieces) = mpsc::channel(PIECES);
-    tokio::spawn(pump(object, sender));
-    Ok(pieces)
+    let pump = AbortOnDropHandle::new(tokio::spawn(pump(object, sender)));
+    Ok((pieces, pump))
 }
 
 async fn pump(object: Incoming, sender: mpsc::Sender<io::Result<Bytes>>) {
@@ -263,12 +265,12 @@ impl io::Write for PiecesWriter<'_> {
 
 /// Reads pieces as they come, in a thread that may wait.
 struct PiecesReader {
-    pieces: Pieces,
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
 }
 
 impl PiecesReader {
-    fn new(pieces: Pieces) -> Self {
+    fn new(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Self {
         Self { pieces, current: Bytes::new() }
     }
 }

@@ -1,6 +1,9 @@
 //! Getting one image: from its source, or from the storage proxy.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::{Component, Path, PathBuf},
+};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use scaibunker_api::{
@@ -12,7 +15,7 @@ use scaibunker_api::{
 use super::{
     fault::{self, Fault},
     records::ImageRecord,
-    roots::{Root, RootManifest},
+    roots::{Root, RootLease, RootManifest},
     state::Event,
     store::Images,
     transfer::{self, Scrap},
@@ -34,7 +37,8 @@ const ROOT_USER: &str = "0";
 impl Images {
     /// Brings the image here, whatever is there of it, and stores what was baked.
     pub(super) async fn get_image(&self, id: ImageId, ask: &EnsureImage) -> Result<(), Fault> {
-        let root = match &ask.from {
+        // The lease keeps the root from eviction until it is the image's.
+        let (root, _lease) = match &ask.from {
             ImageFrom::Stored { baked } => self.fetch(id, baked).await?,
             ImageFrom::Source { source, size_mib } => self.bake(id, source, *size_mib).await?,
         };
@@ -50,13 +54,13 @@ impl Images {
         self.arrived(id, record, &root)
     }
 
-    async fn fetch(&self, id: ImageId, baked: &BakedRoot) -> Result<Root, Fault> {
-        if let Some(root) = self.roots().get(&baked.digest) {
-            return Ok(root);
+    async fn fetch(&self, id: ImageId, baked: &BakedRoot) -> Result<(Root, RootLease), Fault> {
+        if let Some(leased) = self.roots().lease(&baked.digest) {
+            return Ok(leased);
         }
         self.note(id, Event::Pulling);
         self.make_room(baked.size_bytes)?;
-        let file = Scrap::at(self.bake_dir().join(format!("{id}.fetched")));
+        let file = Scrap::at(self.scrap_path("fetched"));
         let images = self.clone();
         let progress = move |percent| images.note(id, Event::Progress(percent));
         transfer::fetch_root(self.storage(), baked, file.path(), progress).await?;
@@ -69,13 +73,18 @@ impl Images {
         self.put_root(file.path(), manifest).await
     }
 
-    async fn bake(&self, id: ImageId, source: &BakeSource, size_mib: u32) -> Result<Root, Fault> {
+    async fn bake(
+        &self,
+        id: ImageId,
+        source: &BakeSource,
+        size_mib: u32,
+    ) -> Result<(Root, RootLease), Fault> {
         self.note(id, Event::Pulling);
         self.make_room(0)?;
         let mut pulled = self.pull(id, source).await?;
         complete(&mut pulled.config);
         self.note(id, Event::Baking);
-        let result = Scrap::at(self.bake_dir().join(format!("{id}.ext4")));
+        let result = Scrap::at(self.scrap_path("ext4"));
         let layers: Vec<_> = pulled
             .layers
             .iter()
@@ -88,7 +97,7 @@ impl Images {
         let job = BakeJob {
             layers: &layers,
             size_mib,
-            work_dir: &self.bake_dir().join(id.to_string()),
+            work_dir: &self.scrap_path("work"),
             result: result.path(),
             program: self.program(),
             cgroups: self.cgroups(),
@@ -101,10 +110,15 @@ impl Images {
             manifest_digest: pulled.manifest_digest.clone(),
             config: pulled.config.clone(),
         };
-        let root = self.put_root(result.path(), manifest).await?;
+        let digest = manifest.digest.clone();
+        let leased = self.put_root(result.path(), manifest).await?;
         drop(pulled);
-        self.make_room(0)?;
-        Ok(root)
+        if let Err(fault) = self.make_room(0) {
+            drop(leased);
+            self.evict_root(&digest);
+            return Err(fault);
+        }
+        Ok(leased)
     }
 
     async fn pull(&self, id: ImageId, source: &BakeSource) -> Result<PulledImage, Fault> {
@@ -119,11 +133,14 @@ impl Images {
                 Ok(self.registry().pull(reference, auth.as_ref(), layers, &progress).await?)
             }
             BakeSource::TarPath { path } => {
-                let path = import_path(self.import_dir(), path)?;
-                self.open_archive(path, progress).await
+                let file = import(self.import_dir(), path)?;
+                let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+                let opened = self.open_archive(path, progress).await;
+                drop(file);
+                opened
             }
             BakeSource::TarKey { key } => {
-                let file = Scrap::at(self.bake_dir().join(format!("{id}.archive")));
+                let file = Scrap::at(self.scrap_path("archive"));
                 let target = file.path();
                 transfer::fetch_object(self.storage(), key, target, MAX_ARCHIVE_BYTES).await?;
                 self.open_archive(target.to_owned(), progress).await
@@ -159,7 +176,7 @@ fn complete(config: &mut RootConfig) {
 
 /// The archive that a request names, by a descriptor: nothing on the way can be exchanged, and no
 /// link leads out of the directory.
-fn import_path(import_dir: &Path, path: &str) -> Result<PathBuf, Fault> {
+fn import(import_dir: &Path, path: &str) -> Result<OwnedFd, Fault> {
     let absent = |reason: &str| {
         let message = format!(
             "no such archive: `{path}` {reason}; put it below the worker's import directory {}",
@@ -188,7 +205,7 @@ fn import_path(import_dir: &Path, path: &str) -> Result<PathBuf, Fault> {
     if !is_file {
         return Err(absent("is not a file"));
     }
-    Ok(import_dir.join(relative))
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -208,12 +225,12 @@ mod tests {
         symlink("sub/image.tar", import.join("inner.tar")).unwrap();
         let absolute = import.join("sub/image.tar");
         for allowed in ["sub/image.tar", "inner.tar", absolute.to_str().unwrap()] {
-            assert!(import_path(&import, allowed).is_ok(), "{allowed}");
+            assert!(super::import(&import, allowed).is_ok(), "{allowed}");
         }
         for refused in
             ["", ".", "..", "../secret.tar", "link.tar", "sub", "none.tar", "/etc/passwd"]
         {
-            let Fault(fault) = import_path(&import, refused).unwrap_err();
+            let Fault(fault) = super::import(&import, refused).unwrap_err();
             assert_eq!(fault.cause, ImageFaultCause::NotFound, "{refused}");
         }
     }

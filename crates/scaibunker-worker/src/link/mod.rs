@@ -171,7 +171,10 @@ impl Link {
             tokio::select! {
                 () = sleep(Duration::from_secs(HEARTBEAT_INTERVAL_S)) => {}
                 () = self.supervisor.ended.notified() => {}
-                () = self.images.changed() => sleep_until(beaten + SHORTEST_INTERVAL).await,
+                () = self.images.changed() => tokio::select! {
+                    () = sleep_until(beaten + SHORTEST_INTERVAL) => {}
+                    () = self.supervisor.ended.notified() => {}
+                },
             }
         }
     }

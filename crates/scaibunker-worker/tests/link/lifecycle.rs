@@ -63,7 +63,11 @@ impl Worker {
         self.supervisor.finish().await;
         self.stop = CancellationToken::new();
         self.supervisor = Supervisor::new(Arc::clone(&self.lab.pool), self.stop.clone(), true);
-        self.routes = link::router(Arc::clone(&self.supervisor), Arc::clone(&self.storage));
+        self.routes = link::router(
+            Arc::clone(&self.supervisor),
+            Arc::clone(&self.storage),
+            self.lab.pool.images().clone(),
+        );
         self.supervisor.recover().await.unwrap();
         self.supervisor.follow_activity();
     }

@@ -69,7 +69,8 @@ impl Worker {
         let id = BunkerId::generate();
         supervisor.start(id, spec(&lab.shape), "req_test".to_owned()).await.unwrap();
         let storage = Arc::new(StorageClient::new(&url, TOKEN).unwrap());
-        let routes = link::router(Arc::clone(&supervisor), Arc::clone(&storage));
+        let routes =
+            link::router(Arc::clone(&supervisor), Arc::clone(&storage), lab.pool.images().clone());
         Self { id, routes, supervisor, storage, stop, lab }
     }
 

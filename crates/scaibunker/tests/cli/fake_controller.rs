@@ -274,9 +274,11 @@ async fn delete(State(app): State<App>, Path(id): Path<String>) -> Response {
 
 async fn images() -> Response {
     list_answer(json!([{
-        "id": ImageId::generate(), "name": "busybox", "digest": "sha256:00",
-        "size_bytes": 4_194_304, "default_cpu_millicores": 500, "default_memory_mb": 128,
-        "default_disk_mb": 64,
+        "id": ImageId::generate(), "name": "busybox", "digest": "sha256:00", "scope": "platform",
+        "created_at": "2026-01-02T03:04:05.678Z", "source": { "kind": "built_in" },
+        "status": "ready", "size_bytes": 4_194_304, "size_mib": 2048, "default_cpu_millicores": 500,
+        "default_memory_mb": 128, "default_disk_mb": 64, "lazy_pull": false, "entrypoint_env": {},
+        "scan_status": "pending",
     }]))
 }
 
