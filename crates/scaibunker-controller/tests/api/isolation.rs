@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    client::Api,
+    client::{Api, eventually},
     people::{make, person, tenant},
     server::Server,
 };
@@ -28,6 +28,9 @@ impl Objects {
         let role = json!({ "name": "r", "module_permissions": [] });
         let role = make(&owner.api, "//v1/iam/custom-roles", &role).await;
         let key = make(&owner.api, "//v1/iam/api-keys", &json!({ "name": "spare" })).await;
+        let image = json!({ "kind": "oci", "ref": "registry.test/victim:1" });
+        let image = json!({ "name": "i", "source": image });
+        let image = make(&owner.api, "/images", &image).await;
         let profile = make(&owner.api, "/quota-profiles", &json!({ "name": "p" })).await;
         let path = format!("/quota-profiles/{profile}/assignments");
         let assignment = json!({ "target_kind": "group", "target_id": group });
@@ -39,6 +42,7 @@ impl Objects {
             ("grp_", group),
             ("rol_", role),
             ("key_", key),
+            ("img_", image),
             ("qpf_", profile),
             ("qas_", assignment),
             ("bnk_", bunker),
@@ -58,6 +62,8 @@ impl Objects {
             format!("//v1/iam/groups/{}/members", id("grp_")),
             format!("//v1/iam/custom-roles/{}", id("rol_")),
             format!("//v1/iam/api-keys/{}", id("key_")),
+            format!("/images/{}", id("img_")),
+            format!("/images/{}/cache", id("img_")),
             format!("/quota-profiles/{}", id("qpf_")),
             format!("/quota-profiles/{}/assignments", id("qpf_")),
             format!("/bunkers/{}", id("bnk_")),
@@ -96,6 +102,7 @@ fn body_of(operation: &str, objects: &Objects) -> Value {
         | "update_group"
         | "update_custom_role"
         | "update_quota_profile"
+        | "update_image"
         | "update_bunker" => {
             json!({ "name": "taken" })
         }
@@ -142,8 +149,12 @@ async fn no_operation_reaches_another_tenants_objects() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let worker = server.worker().await;
+    *worker.images.is_slow.lock().unwrap() = true;
     let admin = &server.api;
     let objects = Objects::make(admin).await;
+    let image = format!("/images/{}", objects.0["img_"]);
+    // From then on nothing happens to it by itself.
+    assert!(eventually(async || admin.get(&image).await.data()["status"] == "baking").await);
     let document = admin.raw(Method::GET, "//openapi.json", &[], "").await;
     let document: Value = serde_json::from_slice(document.body()).unwrap();
     let attacks = attacks(&document, &objects);
@@ -196,12 +207,14 @@ async fn no_operation_reaches_another_tenants_objects() {
             "//v1/iam/custom-roles",
             "//v1/audit-log",
             "/bunkers",
+            "/images",
+            "/availability-groups",
             "/quota-profiles",
             "/quota-profiles/usage",
         ] {
             let answer = attacker.api.raw(Method::GET, list, &[], "").await;
             let text = String::from_utf8_lossy(answer.body()).into_owned();
-            for prefix in ["ten_", "usr_", "grp_", "rol_", "key_", "qpf_", "bnk_"] {
+            for prefix in ["ten_", "usr_", "grp_", "rol_", "key_", "qpf_", "bnk_", "img_"] {
                 let own_calls = list == "//v1/audit-log";
                 assert!(own_calls || !text.contains(&objects.0[prefix]), "{list}: {text}");
             }

@@ -17,6 +17,8 @@ mod records;
 mod roots;
 mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod work;
 
