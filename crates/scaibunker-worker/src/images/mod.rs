@@ -12,6 +12,7 @@
 //! least recently used first, when the budget or the disk is used up.
 
 mod budget;
+mod eviction;
 mod fault;
 mod records;
 mod roots;
