@@ -8,7 +8,7 @@ use scaibunker_api::{
 use super::actor::{Actor, Reach};
 
 /// Below which each tenant has a place for the images that it uploads.
-const UPLOADS: &str = "images/uploads/";
+pub const UPLOADS: &str = "images/uploads/";
 
 /// Refuses a prefix that is not within the caller's reach: the platform's admins may name any,
 /// others only `images/uploads/{tenant}` of a tenant of theirs, and what is below.

@@ -9,7 +9,7 @@ use scaibunker_api::{
 
 use super::{
     actor::{Actor, Reach},
-    capability,
+    capability::{self, UPLOADS},
     violations::Violations,
 };
 
@@ -192,6 +192,13 @@ fn check_source(actor: &Actor, source: &ImageSource) -> Result<(), ErrorBody> {
             let message = "archives on workers are the platform's; upload yours: mint a token with \
                            `POST /storage/capabilities` and give its object as `key`";
             Err(ErrorBody::new(ErrorCode::Forbidden, message))
+        }
+        // The object goes with its image, so it must be one that was uploaded for it.
+        ImageSource::Tar { key: Some(key), .. } if !key.starts_with(UPLOADS) => {
+            Err(ErrorBody::invalid(
+                "source.key",
+                format!("is not an upload: it begins with `{UPLOADS}`"),
+            ))
         }
         ImageSource::Tar { key: Some(key), .. } => capability::check_prefix(actor, key),
         _ => Ok(()),
@@ -401,6 +408,8 @@ pub mod tests {
         assert_eq!(fields(json!({ "name": "a", "source": both })), ["source"]);
         let small = json!({ "name": "a", "source": oci, "size_mib": 1 });
         assert_eq!(fields(small), ["size_mib"]);
+        let snapshot = json!({ "kind": "tar", "key": "snapshots/a" });
+        assert_eq!(fields(json!({ "name": "a", "source": snapshot })), ["source.key"]);
         let url = json!({ "kind": "oci", "ref": "https://r.test/a" });
         assert_eq!(fields(json!({ "name": "a", "source": url })), ["source.ref"]);
     }

@@ -75,7 +75,7 @@ impl Images {
         let record =
             ImageRecord { image, generation: 0, registry_auth, stored_key: None, baker_id: None };
         // Who is asked first is known only after it is written down.
-        let expected = self.expected_counts().await?;
+        let expected = self.expected_counts(record.image.lazy_pull).await?;
         let answer = CreatedImage { image: record.image.clone(), warm: expected };
         let key = creation.key(&answer);
         let inserted = self.store.insert_image(&record, key.as_ref()).await?;
@@ -83,15 +83,17 @@ impl Images {
         creation.finish(inserted, answer, "name").await
     }
 
-    /// Of the default group, which a new image is in: online workers will be asked.
-    async fn expected_counts(&self) -> Result<WarmCounts, Failure> {
+    /// Of the default group, which a new image is in: online workers will be asked, unless only
+    /// bunkers shall have it fetched.
+    async fn expected_counts(&self, lazy_pull: bool) -> Result<WarmCounts, Failure> {
         let groups = self.store.list_availability_groups(None, usize::MAX).await?;
         let default = groups.into_iter().find(|group| group.is_default);
         let workers = default.map(|group| group.worker_ids).unwrap_or_default();
         let linked = workers.iter().filter(|id| self.fleet.link(**id).is_some()).count();
+        let queued = if lazy_pull { 0 } else { linked };
         Ok(WarmCounts {
-            queued: linked as u64,
-            skipped: (workers.len() - linked) as u64,
+            queued: queued as u64,
+            skipped: (workers.len() - queued) as u64,
             ..WarmCounts::default()
         })
     }
@@ -184,6 +186,10 @@ impl Images {
         }
         check_change(actor, &record.image)?;
         let record = self.retried(record).await?;
+        if record.image.status != ImageStatus::Ready {
+            // What workers said of an earlier attempt is no reason not to ask them again.
+            self.store.forget_failures(id).await?;
+        }
         let mut counts = WarmCounts::default();
         for target in self.targets(id).await? {
             match self.warm_one(&record, &target).await {
@@ -202,8 +208,6 @@ impl Images {
         for _ in 0..ATTEMPTS {
             let Some(next) = record.apply(ImageEvent::Retried) else { return Ok(record) };
             if self.store.update_image(&next).await? == Updated::Done {
-                // What the workers said of the last attempt is no reason not to ask them.
-                self.store.forget_failures(record.image.id).await?;
                 return Ok(next);
             }
             let id = record.image.id;

@@ -185,6 +185,19 @@ async fn a_fault_of_a_worker_leads_to_the_next() {
 }
 
 #[tokio::test]
+async fn a_worker_that_failed_while_another_bakes_is_asked_again_after_a_warm() {
+    let home = Home::new(2).await;
+    *home.workers[0].images.fault.lock().unwrap() = Some(ImageFaultCause::NoSpace);
+    *home.workers[1].images.is_slow.lock().unwrap() = true;
+    let id = home.add(json!({ "name": "app", "source": oci() })).await;
+    home.until_rows(&id, &["failed", "baking"]).await;
+    *home.workers[0].images.fault.lock().unwrap() = None;
+    home.warm(&id).await;
+    home.workers[1].images.finish();
+    home.until_rows(&id, &["ready", "ready"]).await;
+}
+
+#[tokio::test]
 async fn an_image_whose_every_worker_fails_has_failed() {
     let home = Home::new(2).await;
     for worker in &home.workers {
@@ -284,7 +297,10 @@ async fn an_image_is_kept_where_its_groups_are() {
 #[tokio::test]
 async fn a_lazy_image_is_fetched_when_a_bunker_wants_it() {
     let home = Home::new(1).await;
-    let id = home.add(json!({ "name": "app", "source": oci(), "lazy_pull": true })).await;
+    let body = json!({ "name": "app", "source": oci(), "lazy_pull": true });
+    let made = home.api().post("/images", &body).await.data().clone();
+    assert_eq!((&made["warm"]["queued"], &made["warm"]["skipped"]), (&json!(0), &json!(1)));
+    let id = made["id"].as_str().unwrap().to_owned();
     home.until_status(&id, "ready").await;
     let late = home.server.worker().await;
     // Only the late worker has room.
