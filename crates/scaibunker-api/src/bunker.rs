@@ -312,9 +312,24 @@ pub struct BunkerMetrics {
     pub disk_bytes: u64,
     /// Commands and shells that run.
     pub execs_running: u32,
+    /// What it has used of the network, up to the second before; none of one without a network.
+    #[serde(default)]
+    pub network: Option<NetworkUsage>,
     #[serde(with = "time")]
     #[schemars(with = "Timestamp")]
     pub last_active_at: Timestamp,
+}
+
+/// What a bunker has used of the network since it runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkUsage {
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// Connections that were allowed.
+    pub connections: u64,
+    pub open_connections: u64,
+    /// Connections, requests and lookups that were refused.
+    pub refused: u64,
 }
 
 #[cfg(test)]

@@ -104,6 +104,8 @@ error_codes! {
     TransitMissingInterfaces = "TRANSIT_MISSING_INTERFACES", UNPROCESSABLE_ENTITY;
     /// The allowlist is missing, empty or has an entry that is not a host name.
     AllowlistInvalid = "ALLOWLIST_INVALID", UNPROCESSABLE_ENTITY;
+    /// No worker has the bridges that a `transit` bunker names.
+    BridgeNotFound = "BRIDGE_NOT_FOUND", UNPROCESSABLE_ENTITY;
     /// Some quota that applies to the caller would be exceeded; `details` have its profile, bucket,
     /// resource, current, cap and what was requested.
     BunkerQuotaExceeded = "BUNKER_QUOTA_EXCEEDED", TOO_MANY_REQUESTS;

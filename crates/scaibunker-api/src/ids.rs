@@ -57,6 +57,18 @@ macro_rules! ids {
                 Self(Uuid::now_v7())
             }
 
+            /// The id without its kind.
+            #[must_use]
+            pub fn uuid(self) -> Uuid {
+                self.0
+            }
+
+            /// Bits that are the same for one id and even over many: to choose one of several by.
+            #[must_use]
+            pub fn spread(self) -> u32 {
+                self.0.as_u128() as u32
+            }
+
             /// When the id was made, in milliseconds since the Unix epoch.
             #[must_use]
             pub fn made_at_ms(self) -> u64 {
@@ -121,8 +133,12 @@ ids! {
     ImageId = "img_";
     /// An availability group: images and the workers that keep them.
     AvailabilityGroupId = "avg_";
+    /// A controller that runs: another one after each start.
+    ControllerId = "ctl_";
     /// A worker.
     WorkerId = "wrk_";
+    /// A bridge on a worker.
+    BridgeId = "brg_";
     /// One command run in a bunker.
     ExecId = "exe_";
     /// A tenant.

@@ -272,7 +272,7 @@ pub struct AddGroupWorker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScanStatus {
-    /// The scanner, which runs every two minutes, has not come to it.
+    /// The scanner has not come to it; it runs every two minutes, and when there is something new.
     Pending,
     Running,
     /// Nothing was found.
@@ -281,6 +281,8 @@ pub enum ScanStatus {
     Vulnerable,
     /// `message` tells why.
     Failed,
+    /// There is nothing to scan; `message` tells why.
+    Skipped,
 }
 
 /// The data of the answers of `/images/{id}/scan`.
@@ -306,6 +308,7 @@ pub struct ImageScan {
 
 /// Findings by severity.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct SeverityCounts {
     pub critical: u64,
     pub high: u64,
@@ -332,8 +335,8 @@ pub enum Severity {
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
     Vulnerability,
+    /// Such as a key left in a file; what it says is not kept.
     Secret,
-    Misconfiguration,
 }
 
 /// One fault of an image.

@@ -4,14 +4,18 @@
 //! speak the types.
 
 pub mod audit;
+pub mod bridge;
 pub mod bunker;
+pub mod egress;
 pub mod envelope;
 pub mod error;
 pub mod exec;
 pub mod file;
+pub mod host_name;
 pub mod iam;
 pub mod ids;
 pub mod image;
+pub mod interface;
 pub mod permission;
 pub mod quota;
 pub mod shell;

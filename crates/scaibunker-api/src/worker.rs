@@ -22,6 +22,8 @@
 //! | `DELETE /bunkers/{id}/execs/{exec_id}` | kills the command's processes and forgets it; 204 |
 //! | `… /bunkers/{id}/files…` | the guest's own routes (`scaibunker-guest-protocol::files`), passed on |
 //! | `POST /bunkers/{id}/files/commit` | [`CommitFile`] → the guest's entry; puts an object of the storage proxy into the bunker |
+//! | `PUT /bridges/{name}` | [`MakeBridge`]; makes the bridge, or takes the one that the host has; idempotent, 204 |
+//! | `DELETE /bridges/{name}` | removes the bridge if the worker made it; idempotent, 204 |
 //! | `GET /images` | [`ImageReport`] of every image it was asked for |
 //! | `GET /images/{id}` | one [`ImageReport`], 404 when it was never asked for it, or has forgotten it |
 //! | `PUT /images/{id}` | [`EnsureImage`] → [`ImageReport`] at once, 202; the work goes on. Idempotent: what is ready or under way stays, what failed or was evicted is tried again |
@@ -35,8 +37,8 @@
 //! predecessor's; a `Gap` names the next one's number. Giving the stream up cancels an attached
 //! command.
 //!
-//! The answers of `POST /workers/register` ([`Registered`]) and `POST /workers/{id}/heartbeat` (an
-//! empty object) are in the envelope of [`crate::envelope`], as those of every route of the API; a
+//! The answers of `POST /workers/register` ([`Registered`]) and `POST /workers/{id}/heartbeat`
+//! ([`Heard`]) are in the envelope of [`crate::envelope`], as those of every route of the API; a
 //! worker that the controller does not know is answered 404 and registers again. A controller
 //! sends the id of the request it acts for in the header [`crate::REQUEST_ID_HEADER`].
 //!
@@ -49,15 +51,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bunker::{Interface, NetworkProfile},
     error::ErrorBody,
     exec::{Command, ExecMode},
-    ids::{BunkerId, ExecId, ImageId, WorkerId},
+    ids::{BunkerId, ControllerId, ExecId, ImageId, WorkerId},
     image::{CacheStatus, RegistryAuth, RootConfig},
     time,
 };
 
 /// Version of everything in this module; a controller refuses a worker that is more than one off.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Value of the `Upgrade` header with which a worker asks for its link.
 pub const LINK_PROTOCOL: &str = "scaibunker-link";
@@ -71,6 +74,8 @@ pub struct Capacity {
     pub cpu_millicores: u64,
     pub memory_mb: u64,
     pub disk_mb: u64,
+    #[serde(default)]
+    pub gpu_count: u64,
 }
 
 /// An image that a worker makes itself from Debian's packages and can start bunkers from at once.
@@ -154,6 +159,9 @@ pub struct ImageReport {
     /// Why it failed. A `pending` one with an error was evicted to make room, and is fetched again
     /// when it is asked for.
     pub error: Option<ImageFault>,
+    /// `sha256:…` of the root file system, while it is here.
+    #[serde(default)]
+    pub digest: Option<String>,
     /// Bytes of the root file system on this worker's disk.
     pub size_bytes: Option<u64>,
     #[serde(with = "time")]
@@ -235,15 +243,48 @@ pub struct RegisterWorker {
     /// Such as `qemu 7.2.22 (tcg)`.
     pub engine: String,
     pub capacity: Capacity,
+    /// What kind its GPUs are of; a worker offers one kind.
+    #[serde(default)]
+    pub gpu_type: Option<String>,
     pub images: Vec<ReadyImage>,
     #[serde(default)]
     pub image_cache: Vec<ImageReport>,
+    /// What bunkers may have there.
+    #[serde(default = "isolated_only")]
+    pub network_profiles: Vec<NetworkProfile>,
+}
+
+/// What a worker of a version before networks offers.
+fn isolated_only() -> Vec<NetworkProfile> {
+    vec![NetworkProfile::Isolated]
 }
 
 /// The answer to a registration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Registered {
     pub worker_id: WorkerId,
+    /// The controller that answered; another one after each of its starts.
+    #[serde(default)]
+    pub controller_id: Option<ControllerId>,
+    /// Those that live; empty of one that is alone.
+    #[serde(default)]
+    pub controllers: Vec<ControllerAddress>,
+}
+
+/// A controller, which a worker is to be linked with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ControllerAddress {
+    pub id: ControllerId,
+    /// Such as `https://controller-1.example:8420`.
+    pub url: String,
+}
+
+/// The answer to a heartbeat.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Heard {
+    /// Those that live; empty of one that is alone.
+    #[serde(default)]
+    pub controllers: Vec<ControllerAddress>,
 }
 
 /// The body of `POST /workers/{id}/heartbeat`.
@@ -286,7 +327,36 @@ pub struct StartBunker {
     pub cpu_millicores: u32,
     pub memory_mb: u32,
     pub disk_mb: u32,
+    /// Whole devices, which no other bunker has.
+    #[serde(default)]
+    pub gpu_count: u32,
     pub env_vars: BTreeMap<String, String>,
+    #[serde(default)]
+    pub network: StartNetwork,
+}
+
+/// What a bunker may reach. Fixed for its life.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StartNetwork {
+    pub profile: NetworkProfile,
+    /// Names, with the profile `allowlisted`.
+    #[serde(default)]
+    pub allowlist: Vec<String>,
+    /// With the profile `transit`, in the order in which the bunker has them.
+    #[serde(default)]
+    pub interfaces: Vec<Interface>,
+    /// What it may send, in Mbit/s.
+    pub bandwidth_mbit: Option<u32>,
+    /// Whether what it reaches, and tries to, is written down.
+    #[serde(default)]
+    pub egress_audit: bool,
+}
+
+/// The body of `PUT /bridges/{name}` on the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MakeBridge {
+    /// Bytes of the largest packet.
+    pub mtu: Option<u32>,
 }
 
 /// The first frame of an exec on the link, as JSON.
@@ -389,7 +459,12 @@ pub struct CommitFile {
 #[serde(rename_all = "snake_case")]
 pub enum WorkerStatus {
     Online,
+    /// Its heartbeats stopped.
     Offline,
+    /// It takes no new bunkers and still has some.
+    Draining,
+    /// It takes no new bunkers and has none: it can be stopped.
+    Drained,
 }
 
 /// A worker's record, as operators see it.
@@ -405,7 +480,18 @@ pub struct Worker {
     pub engine: String,
     pub capacity: Capacity,
     pub allocated: Capacity,
+    #[serde(default)]
+    pub gpu_type: Option<String>,
+    /// Those that have not ended.
+    pub bunkers: u64,
+    /// Since when it takes no new ones.
+    #[serde(with = "time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
+    pub drained_at: Option<Timestamp>,
     pub images: Vec<ReadyImage>,
     #[serde(default)]
     pub image_cache: Vec<ImageReport>,
+    /// What bunkers may have there.
+    #[serde(default = "isolated_only")]
+    pub network_profiles: Vec<NetworkProfile>,
 }

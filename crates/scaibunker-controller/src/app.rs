@@ -1,6 +1,6 @@
 //! Everything that routes and tasks share, wired in one place.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     audit::Audit,
+    bridges::Bridges,
     bunkers::{self, Bunkers},
     config::RateLimits,
     credentials::Credentials,
@@ -21,6 +22,8 @@ use crate::{
     limits::Limits,
     metrics::Metrics,
     quotas::Quotas,
+    replicas::Replicas,
+    scan::Scans,
     store::{Store, StoreError},
     tasks::{Reconciler, TaskBoard},
 };
@@ -40,7 +43,12 @@ pub struct App {
     pub transfers: Transfers,
     pub objects: Objects,
     pub images: Arc<Images>,
+    pub bridges: Bridges,
+    /// Known faults of images.
+    pub scans: Scans,
     pub reconciler: Reconciler,
+    /// This controller among those that share the database.
+    pub replicas: Arc<Replicas>,
     /// Who called what, with what result.
     pub audit: Audit,
     /// How often who may call.
@@ -55,6 +63,8 @@ pub struct App {
     pub task_board: TaskBoard,
     /// Where clients find this server, if the operator says so.
     pub public_url: Option<String>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
     /// Work that outlives the request which began it.
     pub tasks: TaskTracker,
     /// Cancelled when the process is asked to end: no new connections.
@@ -75,9 +85,16 @@ pub struct Foundations {
     pub worker_token: WorkerToken,
     pub stale_after: Duration,
     pub public_url: Option<String>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    pub advertise_url: Option<String>,
     pub rate_limits: RateLimits,
     pub trusted_proxies: Vec<IpNet>,
+    pub require_egress_audit: bool,
     pub audit_retention_days: u32,
+    pub trivy: PathBuf,
+    /// Where images are scanned.
+    pub scan_dir: PathBuf,
 }
 
 impl App {
@@ -96,6 +113,15 @@ impl App {
         let secret = foundations.secret;
         let images =
             Arc::new(Images::new(store.clone(), Arc::clone(&fleet), objects.clone(), secret));
+        let scans = Scans::new(
+            store.clone(),
+            Arc::clone(&images),
+            objects.clone(),
+            foundations.trivy,
+            foundations.scan_dir,
+        );
+        let replicas = Arc::new(Replicas::new(store.clone(), foundations.advertise_url));
+        replicas.sign().await?;
         let parts = bunkers::Parts {
             images: Arc::clone(&images),
             store: store.clone(),
@@ -103,6 +129,8 @@ impl App {
             ledger: ledger.clone(),
             credentials: Arc::clone(&credentials),
             metrics: Arc::clone(&metrics),
+            replicas: Arc::clone(&replicas),
+            require_egress_audit: foundations.require_egress_audit,
         };
         let bunkers = Bunkers::new(parts, tasks.clone(), drained.clone());
         let execs =
@@ -111,6 +139,7 @@ impl App {
         let transfers = Transfers::new(Arc::clone(&bunkers), objects.clone());
         let reconciler = Reconciler::new(store.clone(), Arc::clone(&fleet), Arc::clone(&bunkers));
         Ok(Arc::new(Self {
+            bridges: Bridges::new(store.clone(), Arc::clone(&fleet)),
             iam: Iam::new(store.clone(), Arc::clone(&credentials)),
             quotas: Quotas::new(store.clone(), ledger.clone(), Arc::clone(&credentials)),
             credentials,
@@ -123,7 +152,9 @@ impl App {
             transfers,
             objects,
             images,
+            scans,
             reconciler,
+            replicas,
             audit,
             limits,
             metrics,
@@ -133,6 +164,7 @@ impl App {
             started_at: Timestamp::now(),
             task_board: TaskBoard::default(),
             public_url: foundations.public_url,
+            scheme: foundations.scheme,
             tasks,
             draining,
             drained,

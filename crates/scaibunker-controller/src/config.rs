@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use scaibunker_api::{quota::Caps, worker::HEARTBEAT_INTERVAL_S};
 use scaibunker_storage::S3Config;
 
-use crate::{credentials::OidcConfig, ledger::RedisUrl, store::DatabaseUrl};
+use crate::{credentials::OidcConfig, ledger::RedisUrl, server::TlsFiles, store::DatabaseUrl};
 
 /// Heartbeats that a worker may miss before it counts as offline.
 const DEFAULT_STALE_MULTIPLIER: u32 = 3;
@@ -39,16 +39,27 @@ pub struct ControllerConfig {
     pub capability_secret: Option<String>,
     /// The secret before that one: what it has sealed or signed is still accepted.
     pub capability_secret_previous: Option<String>,
+    /// What connections are encrypted with. `None`: they are not.
+    pub tls: Option<TlsFiles>,
     /// Where clients find this server, such as `https://bunkers.example`, without a path: the base
-    /// of signed URLs. `None`: `http://` and the `Host` that a request names.
+    /// of signed URLs. `None`: what it serves, `http` or `https`, and the `Host` that a request
+    /// names.
     pub public_url: Option<String>,
+    /// Where workers reach this controller itself, and not another behind the same load balancer,
+    /// such as `http://10.0.0.5:8420`. `None`: it is alone.
+    pub advertise_url: Option<String>,
     /// How many requests a minute who may make.
     pub rate_limits: RateLimits,
     /// Load balancers in front of this server: what they say in `X-Forwarded-For` about a client's
     /// address is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Bunkers that may reach everything have to be audited.
+    pub require_egress_audit: bool,
     /// How long the audit log goes back, in days.
     pub audit_retention_days: u32,
+    /// The program that scans images: a path, or a name that is looked for in PATH. It is given
+    /// this process' variables `TRIVY_*`.
+    pub trivy: PathBuf,
 }
 
 /// Requests in any 60 seconds; `None` is no limit.
@@ -101,10 +112,14 @@ impl ControllerConfig {
             objects: ObjectsConfig::default(),
             capability_secret: None,
             capability_secret_previous: None,
+            tls: None,
             public_url: None,
+            advertise_url: None,
             rate_limits: RateLimits::default(),
             trusted_proxies: Vec::new(),
+            require_egress_audit: false,
             audit_retention_days: DEFAULT_AUDIT_RETENTION_DAYS,
+            trivy: "trivy".into(),
         }
     }
 }
@@ -118,12 +133,16 @@ impl fmt::Debug for ControllerConfig {
             .field("worker_stale_after", &self.worker_stale_after)
             .field("drain_limit", &self.drain_limit)
             .field("objects", &self.objects)
+            .field("tls", &self.tls)
             .field("public_url", &self.public_url)
+            .field("advertise_url", &self.advertise_url)
             .field("platform_max", &self.platform_max)
             .field("oidc", &self.oidc)
             .field("rate_limits", &self.rate_limits)
             .field("trusted_proxies", &self.trusted_proxies)
+            .field("require_egress_audit", &self.require_egress_audit)
             .field("audit_retention_days", &self.audit_retention_days)
+            .field("trivy", &self.trivy)
             .finish_non_exhaustive()
     }
 }

@@ -5,6 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use scaibunker_storage::{Objects, SigningSecret, WorkerToken};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     http,
     ledger::{LedgerError, MemoryLedger, RedisLedger, SharedLedger},
     quotas::fill_ledger,
-    server::{self, Endings},
+    server::{self, Endings, TlsError, TlsFiles},
     store::{Store, StoreError},
     tasks,
 };
@@ -32,6 +33,12 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 pub enum ControllerError {
     #[error("the worker token is empty; set SCAIBUNKER_WORKER_TOKEN")]
     NoWorkerToken,
+    /// What several controllers have in common was not given.
+    #[error(
+        "a controller with --advertise is one of several, which share a database server, a Redis \
+         server and SCAIBUNKER_CAPABILITY_SECRET: {0} is not given"
+    )]
+    NotShared(&'static str),
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     #[error(transparent)]
@@ -42,6 +49,8 @@ pub enum ControllerError {
     Oidc(#[from] OidcError),
     #[error(transparent)]
     Objects(#[from] scaibunker_storage::OpenError),
+    #[error("cannot serve TLS")]
+    Tls(#[from] TlsError),
     /// A bug: what the task did is not done any more.
     #[error("a background task ended: {0}")]
     TaskEnded(String),
@@ -51,6 +60,7 @@ pub enum ControllerError {
 pub struct Controller {
     app: Arc<App>,
     storage: axum::Router,
+    tls: Option<TlsAcceptor>,
     drain_limit: Duration,
     /// Held until everything else has ended.
     data_dir: DataDir,
@@ -62,11 +72,22 @@ impl Controller {
         if config.worker_token.is_empty() {
             return Err(ControllerError::NoWorkerToken);
         }
+        if config.advertise_url.is_some() {
+            let shared = [
+                ("a database server", config.database.is_some()),
+                ("a Redis server", config.redis.is_some()),
+                ("SCAIBUNKER_CAPABILITY_SECRET", config.capability_secret.is_some()),
+            ];
+            if let Some((what, _)) = shared.iter().find(|(_, is_given)| !is_given) {
+                return Err(ControllerError::NotShared(what));
+            }
+        }
+        let tls = config.tls.map(TlsFiles::acceptor).transpose()?;
         let data_dir = DataDir::lock(&config.data_dir)?;
         let database = config.database.unwrap_or_else(|| data_dir.database());
         let store = Store::open(&database).await?;
         store.ensure_foundations(Timestamp::now()).await?;
-        data_dir.ensure_admin_key(&store).await?;
+        data_dir.ensure_admin_key(&store, config.advertise_url.is_some()).await?;
         let ledger: SharedLedger = match &config.redis {
             Some(url) => Arc::new(RedisLedger::new(url, LEDGER_PREFIX)?),
             None => Arc::new(MemoryLedger::default()),
@@ -99,12 +120,17 @@ impl Controller {
             worker_token,
             stale_after: config.worker_stale_after,
             public_url: config.public_url,
+            scheme: if tls.is_some() { "https" } else { "http" },
+            advertise_url: config.advertise_url,
             rate_limits: config.rate_limits,
             trusted_proxies: config.trusted_proxies,
+            require_egress_audit: config.require_egress_audit,
             audit_retention_days: config.audit_retention_days,
+            trivy: config.trivy,
+            scan_dir: data_dir.scans(),
         })
         .await?;
-        Ok(Self { app, storage, drain_limit: config.drain_limit, data_dir })
+        Ok(Self { app, storage, tls, drain_limit: config.drain_limit, data_dir })
     }
 
     /// Serves until `shutdown`, then lets requests end: those that have not after the drain limit
@@ -114,13 +140,13 @@ impl Controller {
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<(), ControllerError> {
-        let Self { app, storage, drain_limit, data_dir } = self;
+        let Self { app, storage, tls, drain_limit, data_dir } = self;
         let router = http::router(Arc::clone(&app), storage);
         let endings = Endings { draining: app.draining.clone(), cut: CancellationToken::new() };
         let cut = endings.cut.clone();
         let mut background = tasks::spawn_all(&app, &app.stopped);
 
-        let accepting = tokio::spawn(server::accept(listener, router, endings));
+        let accepting = tokio::spawn(server::accept(listener, tls, router, endings));
         let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             ended = background.join_next() => Err(task_ended(ended)),
@@ -145,6 +171,7 @@ impl Controller {
             tracing::warn!(left = app.tasks.len(), "some work did not end in time");
         }
         drain(&mut background).await;
+        app.replicas.leave().await;
         app.store.close().await;
         drop(data_dir);
         result

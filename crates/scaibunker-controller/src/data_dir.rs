@@ -80,14 +80,28 @@ impl DataDir {
         self.path.join("objects")
     }
 
+    /// Where images are scanned, one after the other.
+    #[must_use]
+    pub fn scans(&self) -> PathBuf {
+        self.path.join("scan")
+    }
+
     /// The secret that signs URLs, when the operator gives none.
     pub fn capability_secret(&self) -> Result<String, DataDirError> {
         kept_secret(&self.path.join("capability.secret"))
     }
 
     /// Makes sure that the key file holds a key which the database accepts. A key that is lost or
-    /// does not match is replaced, and the old one is worth nothing from then on.
-    pub async fn ensure_admin_key(&self, store: &Store) -> Result<(), DataDirError> {
+    /// does not match is replaced, and the old one is worth nothing from then on; but not if
+    /// `is_shared`: then the key of the controller that came first stays the one there is.
+    pub async fn ensure_admin_key(
+        &self,
+        store: &Store,
+        is_shared: bool,
+    ) -> Result<(), DataDirError> {
+        if is_shared && store.has_bootstrap_key().await? {
+            return Ok(());
+        }
         let path = self.path.join("admin.key");
         let failed = |source| DataDirError::Io { path: path.clone(), source };
         match fs::read_to_string(&path) {
@@ -181,19 +195,19 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let (dir, store) = opened(temp.path()).await;
         let file = temp.path().join("admin.key");
-        dir.ensure_admin_key(&store).await.unwrap();
+        dir.ensure_admin_key(&store, false).await.unwrap();
         let first = fs::read_to_string(&file).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(first.starts_with(KEY_PREFIX) && first.trim().len() == 4 + 64);
 
-        dir.ensure_admin_key(&store).await.unwrap();
+        dir.ensure_admin_key(&store, false).await.unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), first);
 
         for damage in [|file: &Path| fs::remove_file(file), |file: &Path| fs::write(file, "sgk_x")]
         {
             let before = fs::read_to_string(&file).unwrap();
             damage(&file).unwrap();
-            dir.ensure_admin_key(&store).await.unwrap();
+            dir.ensure_admin_key(&store, false).await.unwrap();
             let after = fs::read_to_string(&file).unwrap();
             assert!(!is_accepted(&store, before.trim()).await.unwrap());
             assert!(is_accepted(&store, after.trim()).await.unwrap());
@@ -204,7 +218,7 @@ mod tests {
     async fn only_the_hash_is_in_the_database() {
         let temp = tempfile::tempdir().unwrap();
         let (dir, store) = opened(temp.path()).await;
-        dir.ensure_admin_key(&store).await.unwrap();
+        dir.ensure_admin_key(&store, false).await.unwrap();
         store.close().await;
         let key = fs::read_to_string(temp.path().join("admin.key")).unwrap();
         let database = fs::read(dir.path.join("scaibunker.db")).unwrap();

@@ -29,13 +29,17 @@ impl From<NoPlace> for Failure {
     }
 }
 
+/// Something that requests need is away for a moment.
+pub fn not_ready(message: &str) -> ErrorBody {
+    let error = ErrorBody::new(ErrorCode::NotReady, message);
+    ErrorBody { retry_after: Some(2), ..error }
+}
+
 /// Without its ledger a controller cannot know what is used, so it gives nothing out.
 impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
         tracing::error!(error = chain(&error), "the ledger failed a request");
-        let message = "quotas cannot be checked at the moment; try again shortly";
-        let error = ErrorBody::new(ErrorCode::NotReady, message);
-        Self::Refused(ErrorBody { retry_after: Some(2), ..error })
+        Self::Refused(not_ready("quotas cannot be checked at the moment; try again shortly"))
     }
 }
 

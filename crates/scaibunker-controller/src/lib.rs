@@ -7,6 +7,7 @@
 
 mod app;
 mod audit;
+mod bridges;
 mod bunkers;
 mod config;
 mod controller;
@@ -14,6 +15,7 @@ mod creation;
 mod credentials;
 mod data_dir;
 mod domain;
+mod egress_audit;
 mod exec;
 mod failure;
 mod files;
@@ -25,6 +27,8 @@ mod ledger;
 mod limits;
 mod metrics;
 mod quotas;
+mod replicas;
+mod scan;
 pub mod server;
 mod store;
 mod tasks;

@@ -1,5 +1,7 @@
 //! The listening side: connections, and their orderly end.
 
+mod tls;
+
 use std::{io, net::SocketAddr, pin::pin, time::Duration};
 
 use axum::{Router, http::Request};
@@ -10,15 +12,18 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    time::sleep,
+    time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
+pub use self::tls::{TlsError, TlsFiles};
 use crate::{failure::chain, http::Peer};
 
-/// A client that does not finish its request's head in this time is cut off.
+/// A client that does not finish its request's head, or its TLS handshake, in this time is cut off.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 64;
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -36,8 +41,14 @@ pub struct Endings {
     pub cut: CancellationToken,
 }
 
-/// Accepts connections until `draining`; the tracker has those that are left.
-pub async fn accept(listener: TcpListener, router: Router, endings: Endings) -> TaskTracker {
+/// Accepts connections, TLS ones if it is given, until `draining`; the tracker has those that are
+/// left.
+pub async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    endings: Endings,
+) -> TaskTracker {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -46,8 +57,8 @@ pub async fn accept(listener: TcpListener, router: Router, endings: Endings) -> 
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (router, endings) = (router.clone(), endings.clone());
-                connections.spawn(async move { serve(stream, peer, router, endings).await });
+                let (tls, router, endings) = (tls.clone(), router.clone(), endings.clone());
+                connections.spawn(async move { begin(stream, tls, peer, router, endings).await });
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -69,10 +80,30 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, endings: Endings) {
+async fn begin(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    peer: SocketAddr,
+    router: Router,
+    endings: Endings,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         return tracing::debug!(%peer, %error, "a connection was gone before it was served");
     }
+    let Some(tls) = tls else { return serve(stream, peer, router, endings).await };
+    match timeout(HEAD_LIMIT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => serve(stream, peer, router, endings).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    router: Router,
+    endings: Endings,
+) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()

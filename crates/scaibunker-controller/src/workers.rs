@@ -1,4 +1,5 @@
-//! What workers ask of the controller: to be known, to be heard, to be linked.
+//! Workers: what they ask of the controller (to be known, to be heard, to be linked), and what
+//! operators do with them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +8,7 @@ use jiff::Timestamp;
 use scaibunker_api::{
     error::ErrorCode,
     ids::WorkerId,
-    worker::{Heartbeat, RegisterWorker},
+    worker::{Heartbeat, RegisterWorker, Worker, WorkerStatus},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,7 @@ use crate::{
     domain::worker::{WorkerRecord, check_images, check_registration},
     failure::{Failure, chain},
     fleet::{Heard, Link},
+    store::{Removed, Updated},
 };
 
 /// How long an upgraded connection may take to become a link.
@@ -30,8 +32,11 @@ pub async fn register(app: &App, worker: RegisterWorker) -> Result<WorkerId, Fai
         version: worker.version,
         engine: worker.engine,
         capacity: worker.capacity,
+        gpu_type: worker.gpu_type,
+        network_profiles: worker.network_profiles,
         images: worker.images,
         last_heartbeat: Timestamp::now(),
+        drained_at: None,
     };
     let id = record.id;
     let is_new = app.fleet.record(id).is_none();
@@ -69,6 +74,52 @@ pub async fn heartbeat(app: &Arc<App>, id: WorkerId, beat: Heartbeat) -> Result<
     Ok(())
 }
 
+/// Has a worker take no new bunkers; those that it has go on. Or has it take them again.
+pub async fn set_drained(app: &App, id: WorkerId, drained: bool) -> Result<Worker, Failure> {
+    let at = drained.then(Timestamp::now);
+    if app.store.set_drained(id, at).await? != Updated::Done {
+        return Err(no_worker(id));
+    }
+    let is_drained = app.fleet.worker(id).is_some_and(|worker| worker.drained_at.is_some());
+    if is_drained != drained {
+        app.fleet.set_drained(id, at);
+        tracing::info!(worker_id = %id, drained, "an operator changed what a worker takes");
+    }
+    app.bunkers.look_for_room(&[id]).await?;
+    app.fleet.worker(id).ok_or_else(|| no_worker(id))
+}
+
+/// Forgets a worker that is offline and has no bunkers.
+pub async fn remove(app: &App, id: WorkerId) -> Result<(), Failure> {
+    let Some(worker) = app.fleet.worker(id) else { return Err(no_worker(id)) };
+    let is_alive = worker.status != WorkerStatus::Offline
+        || app.fleet.link(id).is_some()
+        || app.ledger.alive().await?.contains(&id);
+    if is_alive {
+        let message = "the worker is online; stop it first, and wait until it counts as offline";
+        return Err(Failure::new(ErrorCode::InUse, message));
+    }
+    match app.store.remove_worker(id, Timestamp::now()).await? {
+        Removed::Done => {
+            app.fleet.remove(id);
+            tracing::info!(worker_id = %id, "a worker is removed");
+            Ok(())
+        }
+        Removed::InUse(_) => {
+            let message = "bunkers are still on the worker; they fail within seconds of its going \
+                           offline: try again then";
+            Err(Failure::new(ErrorCode::InUse, message))
+        }
+        _ => Err(no_worker(id)),
+    }
+}
+
+/// Takes over what other controllers did with workers, and what bunkers take of them.
+pub async fn follow(app: &App) -> Result<(), Failure> {
+    app.fleet.follow(&app.store.drains().await?);
+    app.bunkers.look_for_room(&app.fleet.ids()).await
+}
+
 /// Makes a link of the connection that `upgrade` yields, once it does.
 pub fn link(app: &Arc<App>, id: WorkerId, upgrade: OnUpgrade) -> Result<(), Failure> {
     if app.fleet.record(id).is_none() {
@@ -81,8 +132,8 @@ pub fn link(app: &Arc<App>, id: WorkerId, upgrade: OnUpgrade) -> Result<(), Fail
 
 async fn store_worker(app: &App, record: WorkerRecord) -> Result<(), Failure> {
     app.store.put_built_in_images(&record.images, Timestamp::now()).await?;
-    app.store.put_worker(&record).await?;
-    app.fleet.register(record);
+    let drained_at = app.store.put_worker(&record).await?;
+    app.fleet.register(WorkerRecord { drained_at, ..record });
     Ok(())
 }
 
@@ -112,6 +163,10 @@ async fn carry(app: &Arc<App>, worker_id: WorkerId, upgrade: OnUpgrade) {
         () = app.stopped.cancelled() => {}
     }
     app.fleet.detach(&link);
+}
+
+fn no_worker(id: WorkerId) -> Failure {
+    Failure::new(ErrorCode::NotFound, format!("there is no worker {id}"))
 }
 
 fn unknown(id: WorkerId) -> Failure {

@@ -163,6 +163,18 @@ impl Objects {
         self.read_if(key, Conditions { range, ..Conditions::default() }).await
     }
 
+    /// The names of the objects right below a prefix of keys, such as `audit/{bunker}`, in no order.
+    pub async fn names_below(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        let place = place_of(prefix)?;
+        let listed = self.store.list_with_delimiter(Some(&place)).await;
+        let listed = listed.map_err(|source| StorageError::new("list", prefix, source))?;
+        let names = listed
+            .objects
+            .into_iter()
+            .filter_map(|object| object.location.filename().map(str::to_owned));
+        Ok(names.collect())
+    }
+
     /// Removes the objects below `files/` that were stored longer than `age` ago, and, in a directory,
     /// what uploads of any kind that a crash cut off that long ago have left. Returns how many were removed; one
     /// that could not be is logged, and is tried again by the next call.

@@ -25,8 +25,10 @@ use crate::{
 /// Changes that a slow reader may be behind; past that it is told the latest only.
 const BACKLOG: usize = 16;
 
-/// Changes made by another process are found by looking.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Changes that no other controller makes are told at once; this is for what was missed.
+const LOOK_SELDOM: Duration = Duration::from_secs(5);
+/// What other controllers change is found by looking.
+const LOOK_OFTEN: Duration = Duration::from_millis(500);
 
 /// A change, and the bunker's generation after it.
 type Change = (i64, StatusEvent);
@@ -86,7 +88,8 @@ impl Bunkers {
         loop {
             // What is told first is read from the database, after subscribing: nothing is missed.
             if stream.last.is_some() {
-                match timeout(LOOK_EVERY, stream.changes.recv()).await {
+                let look_every = if self.replicas.are_several() { LOOK_OFTEN } else { LOOK_SELDOM };
+                match timeout(look_every, stream.changes.recv()).await {
                     Ok(Ok((generation, event))) => {
                         if generation <= stream.generation {
                             continue;
@@ -94,7 +97,7 @@ impl Bunkers {
                         (stream.generation, stream.last) = (generation, Some(event.status));
                         return Ok(Some(event));
                     }
-                    Ok(Err(RecvError::Closed)) => sleep(LOOK_EVERY).await,
+                    Ok(Err(RecvError::Closed)) => sleep(look_every).await,
                     Ok(Err(RecvError::Lagged(_))) | Err(_) => {}
                 }
             }

@@ -1,7 +1,7 @@
 //! Making a bunker, step by step:
 //!
-//! 1. check the request, then take quota and room on a worker (undone unless the bunker gets
-//!    written down);
+//! 1. check the request, find a worker, and take quota and room there in one step (undone unless
+//!    the bunker gets written down);
 //! 2. write the bunker down as `pending`, with its idempotency key; the caller may be answered;
 //! 3. call the worker; `provisioning` when it takes its time;
 //! 4. write down `running` or `failed`. Failed, or ended meanwhile: the worker forgets it.
@@ -15,11 +15,11 @@ use std::{
 
 use jiff::Timestamp;
 use scaibunker_api::{
-    bunker::{self, CreateBunker},
+    bunker::{self, BunkerStatus, CreateBunker},
     error::{ErrorBody, ErrorCode},
     ids::{BunkerId, ImageId},
     image::Image,
-    worker::{BunkerReport, EnsureImage, StartBunker, WorkerBunkerState},
+    worker::{BunkerReport, EnsureImage, StartBunker, StartNetwork, WorkerBunkerState},
 };
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -29,23 +29,24 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-use super::{Bunkers, quota::QuotaReservation, starting::StartGuard, transition::Outcome};
+use super::{Bunkers, quota::Reservation, starting::StartGuard, transition::Outcome};
 use crate::{
+    bridges::workers_with,
     domain::{
         actor::Actor,
-        bunker::{Bunker, Event, Spec},
-        create,
-        image::ImageRecord,
-        placement::NoPlace,
+        bunker::{Bunker, Event},
+        create, network,
     },
     failure::{Failure, chain},
-    fleet::{Fleet, Link, LinkError, Placed},
+    fleet::{Link, LinkError, Place},
     images::placement::fetched,
     store::{IdempotencyKey, Inserted, StoreError, StoredKey},
 };
 
 /// A start that takes longer is shown as `provisioning`; a quicker one needs one write less.
 const QUICK_START: Duration = Duration::from_millis(200);
+/// Between two looks at whether a bunker that waits for its image is still wanted.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The data of the answer to a create.
 #[derive(Debug, Serialize)]
@@ -67,21 +68,6 @@ impl CreateAnswer {
     }
 }
 
-/// Room on a worker that goes back unless it is kept.
-struct Reservation {
-    fleet: Arc<Fleet>,
-    bunker: BunkerId,
-    kept: bool,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.fleet.release(self.bunker);
-        }
-    }
-}
-
 /// Everything a start needs.
 struct Start {
     bunker: Bunker,
@@ -90,7 +76,6 @@ struct Start {
     fetch: Option<EnsureImage>,
     key: Option<IdempotencyKey>,
     reservation: Reservation,
-    quota: QuotaReservation,
     guard: StartGuard,
     request_id: String,
 }
@@ -106,6 +91,7 @@ impl Bunkers {
         wait: Option<Duration>,
     ) -> Result<CreateAnswer, Failure> {
         create::check(actor, &request)?;
+        network::check_audit(&request, self.require_egress_audit)?;
         let mut key = key.map(|key| idempotency_key(actor, key, &request));
         let first = match &key {
             Some(key) => Some(self.key_locks.lock(key.user_id, &key.key).await),
@@ -117,19 +103,19 @@ impl Bunkers {
             drop(first);
             return self.repeat(key, stored, wait).await;
         }
+        let interfaces = request.interfaces.as_deref().unwrap_or_default();
+        let bridged = workers_with(&self.store, request.network_profile, interfaces).await?;
         let image = self.images.named(actor, &request.image).await?;
-        create::check_gpu(&request)?;
         let id = BunkerId::generate();
         tracing::Span::current().record("bunker_id", tracing::field::display(id));
         let spec = create::resolve(request, &image.image);
-        let quota = self.reserve_quota(actor, id, &spec).await?;
         let placing = Instant::now();
-        let Placed { worker_id, has_image } = self.place(id, &spec, &image).await?;
+        let reservation = self.reserve(actor, id, &spec, &image, bridged.as_ref()).await?;
         self.metrics.placement.observe(placing.elapsed().as_secs_f64());
-        let reservation = Reservation { fleet: Arc::clone(&self.fleet), bunker: id, kept: false };
-        let owner = (actor.tenant_id, actor.user_id);
-        let bunker =
-            Bunker::placed(id, owner, worker_id, quota.buckets.clone(), spec, Timestamp::now());
+        let Place { worker_id, has_image, .. } = reservation.place;
+        let (owner, buckets) = ((actor.tenant_id, actor.user_id), reservation.buckets.clone());
+        let mut bunker = Bunker::placed(id, owner, worker_id, buckets, spec, Timestamp::now());
+        bunker.starter = Some(self.replicas.id());
         if let (Some(key), None) = (&mut key, wait) {
             key.answer = serde_json::to_string(&bunker::Bunker::from(&bunker)).ok();
         }
@@ -141,7 +127,6 @@ impl Bunkers {
             image: image.image,
             key: key.clone(),
             reservation,
-            quota,
             guard: self.starting.begin(id),
             request_id: actor.request_id.to_string(),
         };
@@ -171,25 +156,6 @@ impl Bunkers {
             }
             (Ok(Err(error)), _) => Err(error.into()),
             _ => Err(interrupted()),
-        }
-    }
-
-    /// Room on a worker that has the image, or may get it for this bunker.
-    async fn place(
-        &self,
-        id: BunkerId,
-        spec: &Spec,
-        record: &ImageRecord,
-    ) -> Result<Placed, Failure> {
-        match self.fleet.reserve(id, spec, &record.image, &[]) {
-            Err(NoPlace::NoImage) => {
-                let fetchers = self.images.fetchers(record).await?;
-                match self.fleet.reserve(id, spec, &record.image, &fetchers) {
-                    Err(NoPlace::NoImage) => Err(self.images.nowhere(record).await?),
-                    placed => Ok(placed?),
-                }
-            }
-            placed => Ok(placed?),
         }
     }
 
@@ -241,7 +207,6 @@ impl Bunkers {
         let inserted = self.store.insert_bunker(&start.bunker, start.key.as_ref()).await;
         let is_new = matches!(inserted, Ok(Inserted::Done));
         start.reservation.kept = is_new;
-        start.quota.kept = is_new;
         if !is_new {
             // The caller may have gone; there is nothing to undo but the reservation.
             let _ = written.send(inserted);
@@ -281,7 +246,15 @@ impl Bunkers {
             cpu_millicores: bunker.spec.cpu_millicores,
             memory_mb: bunker.spec.memory_mb,
             disk_mb: bunker.spec.disk_mb,
+            gpu_count: bunker.spec.gpu_count,
             env_vars,
+            network: StartNetwork {
+                profile: bunker.spec.network_profile,
+                allowlist: bunker.spec.network_allowlist.clone().unwrap_or_default(),
+                interfaces: bunker.spec.interfaces.clone().unwrap_or_default(),
+                bandwidth_mbit: bunker.spec.bandwidth_mbit,
+                egress_audit: bunker.spec.egress_audit,
+            },
         };
         let starting = link.start(id, &spec, request_id);
         tokio::pin!(starting);
@@ -310,11 +283,29 @@ impl Bunkers {
         ask: &EnsureImage,
     ) -> Result<Outcome, StoreError> {
         let outcome = self.apply(bunker, Event::Acknowledged).await?;
-        match fetched(link, image, ask).await {
-            Ok(()) => Ok(outcome),
+        let Outcome::Applied(bunker) = outcome else { return Ok(outcome) };
+        let fetched = tokio::select! {
+            fetched = fetched(link, image, ask) => fetched,
+            ended = self.no_longer(BunkerStatus::Provisioning, &bunker) => {
+                return Ok(Outcome::Rejected(ended?));
+            }
+        };
+        match fetched {
+            Ok(()) => Ok(Outcome::Applied(bunker)),
             Err(reason) => {
                 let failed = Event::Failed { reason, at: Timestamp::now() };
-                self.apply(outcome.bunker(), failed).await
+                self.apply(bunker, failed).await
+            }
+        }
+    }
+
+    /// The bunker, once somebody has taken it out of `status`.
+    async fn no_longer(&self, status: BunkerStatus, bunker: &Bunker) -> Result<Bunker, StoreError> {
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            let current = self.store.bunker(bunker.id).await?.unwrap_or_else(|| bunker.clone());
+            if current.status() != status {
+                return Ok(current);
             }
         }
     }

@@ -12,7 +12,11 @@ mod transition;
 
 use std::{sync::Arc, time::Duration};
 
-use scaibunker_api::{bunker::PatchBunker, error::ErrorCode, ids::BunkerId};
+use scaibunker_api::{
+    bunker::PatchBunker,
+    error::ErrorCode,
+    ids::{BunkerId, ControllerId},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{changes::Changes, key_locks::KeyLocks, starting::Starting};
@@ -25,6 +29,7 @@ use crate::{
     images::Images,
     ledger::SharedLedger,
     metrics::Metrics,
+    replicas::Replicas,
     store::{BunkerFilter, Store},
 };
 
@@ -36,6 +41,8 @@ pub struct Bunkers {
     ledger: SharedLedger,
     credentials: Arc<Credentials>,
     metrics: Arc<Metrics>,
+    replicas: Arc<Replicas>,
+    require_egress_audit: bool,
     changes: Changes,
     /// Bunkers whose start is under way in this process.
     starting: Starting,
@@ -55,13 +62,16 @@ pub struct Parts {
     pub ledger: SharedLedger,
     pub credentials: Arc<Credentials>,
     pub metrics: Arc<Metrics>,
+    pub replicas: Arc<Replicas>,
+    /// Whether bunkers that may reach everything have to be audited.
+    pub require_egress_audit: bool,
 }
 
 impl Bunkers {
     /// A service on its parts.
     #[must_use]
     pub fn new(parts: Parts, tasks: TaskTracker, drained: CancellationToken) -> Arc<Self> {
-        let Parts { store, fleet, images, ledger, credentials, metrics } = parts;
+        let Parts { store, fleet, images, ledger, credentials, metrics, replicas, .. } = parts;
         Arc::new(Self {
             store,
             fleet,
@@ -69,6 +79,8 @@ impl Bunkers {
             ledger,
             credentials,
             metrics,
+            replicas,
+            require_egress_audit: parts.require_egress_audit,
             changes: Changes::default(),
             starting: Starting::default(),
             key_locks: KeyLocks::default(),
@@ -127,6 +139,11 @@ impl Bunkers {
             // The limit has passed, or the process is going down; the reconciler finishes it.
             Ok(Err(_)) | Err(_) => Ok(ending),
         }
+    }
+
+    /// Whether a controller is another one than this, and lives.
+    pub fn is_another_alive(&self, id: ControllerId) -> bool {
+        self.replicas.is_another_alive(id)
     }
 
     /// Whether a start of this bunker is under way in this process.

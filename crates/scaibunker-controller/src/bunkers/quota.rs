@@ -1,10 +1,15 @@
-//! What a bunker takes of quotas, and that it gives it back.
+//! What a bunker takes of quotas and of a worker, and that it gives it back.
 //!
 //! The order makes every step safe to lose: quota is reserved before the row is written, and given
 //! back after the row says that the bunker has ended. What a crash leaves in between is found by
 //! the quota reconciler, which knows it by the bunker's id.
 
-use scaibunker_api::{bunker::BunkerStatus, ids::BunkerId};
+use std::{collections::BTreeSet, sync::Arc};
+
+use scaibunker_api::{
+    bunker::BunkerStatus,
+    ids::{BunkerId, WorkerId},
+};
 use tokio_util::task::TaskTracker;
 
 use super::Bunkers;
@@ -12,27 +17,38 @@ use crate::{
     domain::{
         actor::Actor,
         bunker::{Bunker, Spec},
-        quota::{self, Amounts, Bucket, Charge, Exceeded},
+        image::ImageRecord,
+        placement::{NoPlace, Shortage},
+        quota::{self, Amounts, AppliedProfile, Bucket, Charge, Exceeded},
     },
     failure::{Failure, chain},
+    fleet::{Fleet, Place},
     ledger::{LedgerError, Reserved, SharedLedger},
     quotas::on_filled,
 };
 
-/// Quota that goes back unless it is kept.
-pub(super) struct QuotaReservation {
+/// Places that are tried when others keep taking the room.
+const ATTEMPTS: usize = 8;
+
+/// A place with room, and quota, that go back unless they are kept.
+pub(super) struct Reservation {
     ledger: SharedLedger,
+    fleet: Arc<Fleet>,
     tasks: TaskTracker,
     bunker: BunkerId,
+    spec: Spec,
+    pub(super) place: Place,
     pub(super) buckets: Vec<Bucket>,
     pub(super) kept: bool,
 }
 
-impl Drop for QuotaReservation {
+impl Drop for Reservation {
     fn drop(&mut self) {
+        self.fleet.started(self.place.worker_id);
         if self.kept {
             return;
         }
+        self.fleet.give_back(self.place.worker_id, &self.spec);
         let (ledger, bunker) = (self.ledger.clone(), self.bunker);
         self.tasks.spawn(async move {
             if let Err(error) = ledger.release(bunker).await {
@@ -44,24 +60,108 @@ impl Drop for QuotaReservation {
 }
 
 impl Bunkers {
-    /// Charges a new bunker to every bucket of the profiles that apply to its owner, or to none.
-    pub(super) async fn reserve_quota(
+    /// Charges a new bunker to every bucket of the profiles that apply to its owner and to a
+    /// worker with room, or to none: in one step of the ledger, so that two controllers never give
+    /// away the same room.
+    pub(super) async fn reserve(
         &self,
         actor: &Actor,
         bunker: BunkerId,
         spec: &Spec,
-    ) -> Result<QuotaReservation, Failure> {
+        image: &ImageRecord,
+        bridged: Option<&BTreeSet<WorkerId>>,
+    ) -> Result<Reservation, Failure> {
         let (profiles, amounts) = (&actor.quota_profiles, Amounts::of(spec));
         if let Some(exceeded) = profiles.iter().find_map(|profile| profile.exceeded_by_one(amounts))
         {
             return Err(refused(exceeded));
         }
         let buckets = quota::buckets(profiles);
-        let charge = Charge { buckets: buckets.clone(), amounts, paused: false };
+        let mut last = None;
+        for attempt in 0..ATTEMPTS {
+            let place = match self.find_place(spec, image, bridged).await {
+                Ok(place) => place,
+                // What others gave back meanwhile this process may not have heard of yet.
+                Err(_) if attempt == 0 => {
+                    self.look_for_room(&self.fleet.ids()).await?;
+                    continue;
+                }
+                Err(reason) => {
+                    self.check_quota(bunker, spec, &buckets, profiles).await?;
+                    return Err(reason);
+                }
+            };
+            let charge = Charge::new(&buckets, place.worker_id, spec);
+            let worker = AppliedProfile::of_worker(place.worker_id, place.capacity);
+            let caps: Vec<_> = profiles.iter().cloned().chain([worker]).collect();
+            let reserve = || self.ledger.reserve(bunker, &charge, &caps);
+            match on_filled(&self.store, &self.ledger, reserve).await? {
+                Ok(()) => {
+                    self.fleet.take(place.worker_id, spec);
+                    let (ledger, fleet) = (self.ledger.clone(), Arc::clone(&self.fleet));
+                    let (tasks, spec, kept) = (self.tasks.clone(), spec.clone(), false);
+                    let reserved =
+                        Reservation { ledger, fleet, tasks, bunker, spec, place, buckets, kept };
+                    return Ok(reserved);
+                }
+                Err(exceeded) if exceeded.bucket == Bucket::Worker(place.worker_id) => {
+                    self.look_for_room(&[place.worker_id]).await?;
+                    last = Some(exceeded);
+                }
+                Err(exceeded) => return Err(refused(exceeded)),
+            }
+        }
+        let shortage = last.map(|last| Shortage {
+            resource: last.resource.as_str(),
+            asked: last.requested,
+            largest: last.cap.saturating_sub(last.current),
+        });
+        Err(NoPlace::NoRoom(shortage.into_iter().collect()).into())
+    }
+
+    /// A worker that has the image, or may get it for this bunker.
+    async fn find_place(
+        &self,
+        spec: &Spec,
+        record: &ImageRecord,
+        bridged: Option<&BTreeSet<WorkerId>>,
+    ) -> Result<Place, Failure> {
+        match self.fleet.find_place(spec, &record.image, &[], bridged) {
+            Err(NoPlace::NoImage | NoPlace::NoRoom(_) | NoPlace::TooLarge(_)) => {
+                let fetchers = self.images.fetchers(record).await?;
+                match self.fleet.find_place(spec, &record.image, &fetchers, bridged) {
+                    Err(NoPlace::NoImage) => Err(self.images.nowhere(record).await?),
+                    found => Ok(found?),
+                }
+            }
+            found => Ok(found?),
+        }
+    }
+
+    /// Of two reasons to refuse a bunker, quota is told before room.
+    async fn check_quota(
+        &self,
+        bunker: BunkerId,
+        spec: &Spec,
+        buckets: &[Bucket],
+        profiles: &[AppliedProfile],
+    ) -> Result<(), Failure> {
+        let (buckets, amounts) = (buckets.to_vec(), Amounts::of(spec));
+        let charge = Charge { buckets, amounts, paused: false };
         let reserve = || self.ledger.reserve(bunker, &charge, profiles);
         granted(on_filled(&self.store, &self.ledger, reserve).await?)?;
-        let (ledger, tasks) = (self.ledger.clone(), self.tasks.clone());
-        Ok(QuotaReservation { ledger, tasks, bunker, buckets, kept: false })
+        self.ledger.release(bunker).await?;
+        Ok(())
+    }
+
+    /// Asks the ledger what bunkers take of workers.
+    pub async fn look_for_room(&self, workers: &[WorkerId]) -> Result<(), Failure> {
+        let buckets: Vec<_> = workers.iter().copied().map(Bucket::Worker).collect();
+        let read = || self.ledger.usage(&buckets);
+        let counted = on_filled(&self.store, &self.ledger, read).await?;
+        let counted: Vec<_> = workers.iter().copied().zip(counted).collect();
+        self.fleet.correct(&counted);
+        Ok(())
     }
 
     /// Takes the CPU of a paused bunker again.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use scaibunker_api::{
     bunker::{BunkerMetrics, BunkerStatus},
-    error::{ErrorBody, ErrorCode},
+    error::ErrorCode,
     ids::BunkerId,
 };
 
@@ -34,11 +34,8 @@ impl Bunkers {
 
     /// The link to the worker of a bunker, whatever its status.
     pub(super) fn link_of(&self, bunker: &Bunker) -> Result<Link, Failure> {
-        self.fleet.link(bunker.worker_id).ok_or_else(|| {
-            let message = "the bunker's worker is not linked at the moment; try again";
-            let error = ErrorBody::new(ErrorCode::WorkerUnavailable, message);
-            ErrorBody { retry_after: Some(2), ..error }.into()
-        })
+        let message = "the bunker's worker is not linked at the moment; try again";
+        Ok(self.fleet.link_or(bunker.worker_id, message)?)
     }
 
     /// What a bunker that runs or is paused uses. Looking at it is no activity of it.

@@ -61,7 +61,7 @@ impl Bunkers {
             return Ok(false);
         }
         if after.status().is_terminal() {
-            self.fleet.release(after.id);
+            self.fleet.give_back(after.worker_id, &after.spec);
         }
         self.settle_quota(before, after).await;
         self.changes.tell(after);

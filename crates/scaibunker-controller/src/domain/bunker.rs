@@ -16,11 +16,11 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::{
     bunker::{BunkerStatus, Interface, LifecycleMode, NetworkProfile, SessionType},
-    ids::{BunkerId, ImageId, TenantId, UserId, WorkerId},
+    ids::{BunkerId, ControllerId, ImageId, TenantId, UserId, WorkerId},
 };
 use serde::{Deserialize, Serialize};
 
-use super::quota::{Amounts, Bucket, Charge};
+use super::quota::{Bucket, Charge};
 
 /// Characters of a status reason that are kept: some of it comes from workers.
 const MAX_REASON_CHARS: usize = 1_000;
@@ -40,6 +40,8 @@ pub struct Spec {
     pub cpu_millicores: u32,
     pub memory_mb: u32,
     pub disk_mb: u32,
+    #[serde(default)]
+    pub gpu_count: u32,
     pub gpu_type: Option<String>,
     pub max_lifetime_s: Option<u64>,
     pub idle_timeout_s: Option<u64>,
@@ -69,6 +71,8 @@ pub struct Bunker {
     pub worker_id: WorkerId,
     /// The quota buckets that it is charged to.
     pub buckets: Vec<Bucket>,
+    /// The controller that starts it.
+    pub starter: Option<ControllerId>,
     pub spec: Spec,
     pub created_at: Timestamp,
     pub last_active_at: Option<Timestamp>,
@@ -128,6 +132,7 @@ impl Bunker {
             owner_id,
             worker_id,
             buckets,
+            starter: None,
             spec,
             created_at,
             last_active_at,
@@ -158,10 +163,15 @@ impl Bunker {
     #[must_use]
     pub fn charge(&self) -> Option<Charge> {
         (!self.status().is_terminal()).then(|| Charge {
-            buckets: self.buckets.clone(),
-            amounts: Amounts::of(&self.spec),
             paused: self.status() == BunkerStatus::Paused,
+            ..Charge::new(&self.buckets, self.worker_id, &self.spec)
         })
+    }
+
+    /// Whether what becomes of its start is still to be written down.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        matches!(self.status(), BunkerStatus::Pending | BunkerStatus::Provisioning)
     }
 
     /// When the bunker's lifetime is over; `None` for one without a limit.
@@ -240,6 +250,7 @@ pub(crate) mod tests {
             cpu_millicores: 1000,
             memory_mb: 256,
             disk_mb: 512,
+            gpu_count: 0,
             gpu_type: None,
             max_lifetime_s: Some(3600),
             idle_timeout_s: Some(300),

@@ -2,7 +2,7 @@
 
 use scaibunker_api::{
     bunker::{CreateBunker, LifecycleMode},
-    error::{ErrorBody, ErrorCode, ErrorDetail},
+    error::{ErrorBody, ErrorCode},
     image::Image,
     permission::Permission,
 };
@@ -15,6 +15,7 @@ pub const MIN_CPU_MILLICORES: u64 = 100;
 /// The smallest ext4 file system that holds an overlay's directories.
 pub const MIN_DISK_MB: u64 = 16;
 pub const MAX_DISK_MB: u64 = 1_048_576;
+const MAX_GPUS: u64 = 64;
 pub const MAX_LABELS: usize = 64;
 /// Ten years: longer than any machine, and far from the end of every clock.
 pub const MAX_SECONDS: u64 = 315_360_000;
@@ -34,8 +35,7 @@ pub fn default_limits_s(mode: LifecycleMode) -> (Option<u64>, Option<u64>) {
 pub fn check(actor: &Actor, request: &CreateBunker) -> Result<(), ErrorBody> {
     check_shape(request)?;
     authorise(actor, request)?;
-    network::check_options(request)?;
-    network::check_offered(request.network_profile)
+    network::check_options(request)
 }
 
 fn check_shape(request: &CreateBunker) -> Result<(), ErrorBody> {
@@ -48,6 +48,10 @@ fn check_shape(request: &CreateBunker) -> Result<(), ErrorBody> {
     faults.text("name", request.name.as_deref(), 1..=128);
     faults.text("session_ref", request.session_ref.as_deref(), 1..=255);
     faults.text("gpu_type", request.gpu_type.as_deref(), 1..=64);
+    faults.number("gpu_count", Some(request.gpu_count.into()), 0..=MAX_GPUS);
+    if request.gpu_type.is_some() && request.gpu_count == 0 {
+        faults.add("gpu_type", "needs a `gpu_count` of at least 1");
+    }
     check_labels(&mut faults, &request.label_set);
     faults.environment("env_vars", &request.env_vars);
     let cpu = request.cpu_millicores.map(u64::from);
@@ -93,24 +97,7 @@ fn authorise(actor: &Actor, request: &CreateBunker) -> Result<(), ErrorBody> {
         );
         return Err(ErrorBody::new(ErrorCode::LifecycleModeDenied, message));
     }
-    network::authorise(actor, request.network_profile)
-}
-
-/// No worker of this server has a GPU.
-pub fn check_gpu(request: &CreateBunker) -> Result<(), ErrorBody> {
-    if request.gpu_count == 0 {
-        return Ok(());
-    }
-    let asked = request.gpu_count;
-    Err(ErrorBody {
-        code: ErrorCode::WorkerUnavailable,
-        message: format!("no worker has {asked} GPUs free; leave out `gpu_count`"),
-        retry_after: None,
-        details: vec![ErrorDetail {
-            field: "gpu_count".to_owned(),
-            message: format!("{asked} asked for, the largest free amount is 0"),
-        }],
-    })
+    network::authorise(actor, request)
 }
 
 /// The bunker that the request asks for: the image's and the mode's defaults filled in.
@@ -129,6 +116,7 @@ pub fn resolve(request: CreateBunker, image: &Image) -> Spec {
         cpu_millicores: request.cpu_millicores.unwrap_or(image.default_cpu_millicores),
         memory_mb: request.memory_mb.unwrap_or(image.default_memory_mb),
         disk_mb: request.disk_mb.unwrap_or(image.default_disk_mb),
+        gpu_count: request.gpu_count,
         gpu_type: request.gpu_type,
         max_lifetime_s: request.max_lifetime_s.or(max_lifetime_s),
         idle_timeout_s: request.idle_timeout_s.or(idle_timeout_s),
@@ -252,9 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn gpus_are_refused_by_name() {
-        let error = check_gpu(&CreateBunker { gpu_count: 2, ..request() }).unwrap_err();
-        assert_eq!(error.code, ErrorCode::WorkerUnavailable);
-        assert_eq!(error.details[0].field, "gpu_count");
+    fn a_kind_of_gpu_needs_a_number() {
+        let kind = CreateBunker { gpu_type: Some("a100".to_owned()), ..request() };
+        assert_eq!(check_shape(&kind).unwrap_err().details[0].field, "gpu_type");
+        check_shape(&CreateBunker { gpu_count: 1, ..kind.clone() }).unwrap();
+        let many = CreateBunker { gpu_count: 65, ..kind };
+        assert_eq!(check_shape(&many).unwrap_err().details[0].field, "gpu_count");
     }
 }

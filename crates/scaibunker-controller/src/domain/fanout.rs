@@ -15,6 +15,8 @@ pub struct Target {
     pub worker_id: WorkerId,
     /// Whether it can be asked.
     pub is_linked: bool,
+    /// Whether it was heard of lately. Without a link it may be back in a moment.
+    pub is_alive: bool,
     /// What it said of the image, if it said anything.
     pub row: Option<Row>,
 }
@@ -35,6 +37,8 @@ pub struct Subject {
     pub status: ImageStatus,
     pub baker_id: Option<WorkerId>,
     pub lazy_pull: bool,
+    /// Differs from image to image, so that different workers bake them.
+    pub seed: usize,
 }
 
 /// One thing to do.
@@ -56,7 +60,7 @@ pub enum Step {
 #[must_use]
 pub fn decide(subject: Subject, targets: &[Target]) -> Vec<Step> {
     match subject.status {
-        ImageStatus::Pending => begin(targets),
+        ImageStatus::Pending => begin(subject.seed, targets),
         ImageStatus::Baking => follow(subject, targets),
         ImageStatus::Ready if !subject.lazy_pull => {
             let missing = targets.iter().filter(|target| target.is_linked && is_missing(target));
@@ -67,12 +71,13 @@ pub fn decide(subject: Subject, targets: &[Target]) -> Vec<Step> {
 }
 
 /// Chooses who bakes. Nobody, while no worker can be asked.
-fn begin(targets: &[Target]) -> Vec<Step> {
+fn begin(seed: usize, targets: &[Target]) -> Vec<Step> {
     let has_failed =
         |target: &&Target| target.row.as_ref().is_some_and(|row| row.status == CacheStatus::Failed);
-    let able = targets.iter().find(|target| target.is_linked && !has_failed(target));
-    if let Some(baker) = able {
-        return vec![Step::Bake(baker.worker_id)];
+    let able = targets.iter().filter(|target| target.is_linked && !has_failed(target));
+    let able: Vec<_> = able.collect();
+    if !able.is_empty() {
+        return vec![Step::Bake(able[seed % able.len()].worker_id)];
     }
     let is_anyone_left = targets.iter().any(|target| !has_failed(&target));
     let last = targets.iter().rev().find_map(|target| target.row.as_ref()?.error.clone());
@@ -84,8 +89,13 @@ fn begin(targets: &[Target]) -> Vec<Step> {
 
 fn follow(subject: Subject, targets: &[Target]) -> Vec<Step> {
     let baker = targets.iter().find(|target| Some(target.worker_id) == subject.baker_id);
-    // It was removed from the image's groups, or does not answer.
-    let Some(baker) = baker.filter(|baker| baker.is_linked) else { return vec![Step::LoseBaker] };
+    let baker = match baker {
+        Some(baker) if baker.is_linked => baker,
+        // It goes on with its work, and says what came of it when its link is back.
+        Some(baker) if baker.is_alive => return Vec::new(),
+        // It is not in the image's groups any more, or was silent for too long.
+        _ => return vec![Step::LoseBaker],
+    };
     match &baker.row {
         Some(Row { status: CacheStatus::Failed, cause, error, .. }) => {
             let is_everyones = cause.is_some_and(ImageFaultCause::is_of_the_source);
@@ -150,15 +160,21 @@ mod tests {
     }
 
     impl World {
-        fn new(faults: Vec<Option<ImageFaultCause>>, linked: &[bool], lazy_pull: bool) -> Self {
+        fn new(
+            faults: Vec<Option<ImageFaultCause>>,
+            linked: &[bool],
+            lazy_pull: bool,
+            seed: usize,
+        ) -> Self {
             let targets = linked.iter().take(faults.len()).map(|is_linked| Target {
                 worker_id: WorkerId::generate(),
                 is_linked: *is_linked,
+                is_alive: *is_linked,
                 row: None,
             });
             Self {
                 targets: targets.collect(),
-                subject: Subject { status: ImageStatus::Pending, baker_id: None, lazy_pull },
+                subject: Subject { status: ImageStatus::Pending, baker_id: None, lazy_pull, seed },
                 faults,
                 bakes: 0,
             }
@@ -236,9 +252,9 @@ mod tests {
         #[test]
         fn it_comes_to_an_end_with_one_bake_at_a_time(
             faults in faults(), linked in proptest::collection::vec(any::<bool>(), 6),
-            lazy in any::<bool>(),
+            lazy in any::<bool>(), seed in any::<usize>(),
         ) {
-            let mut world = World::new(faults.clone(), &linked, lazy);
+            let mut world = World::new(faults.clone(), &linked, lazy, seed);
             for _ in 0..40 {
                 let steps = decide(world.subject, &world.targets);
                 for step in &steps {
@@ -249,10 +265,10 @@ mod tests {
             }
             prop_assert!(decide(world.subject, &world.targets).is_empty());
             prop_assert!(world.bakes <= faults.len());
-            // A worker without a fault bakes it, unless a fault of the source came first.
-            let mut asked = world.targets.iter().zip(&faults).filter(|(t, _)| t.is_linked);
-            let first = asked.find(|(_, fault)| **fault != Some(ImageFaultCause::NoSpace));
-            if let Some((_, None)) = first {
+            // A worker without a fault bakes it, unless a fault of the source may have come first.
+            let asked: Vec<_> = world.targets.iter().zip(&faults).filter(|(t, _)| t.is_linked).collect();
+            let has = |wanted: Option<ImageFaultCause>| asked.iter().any(|(_, fault)| **fault == wanted);
+            if has(None) && !has(Some(ImageFaultCause::RegistryAuth)) {
                 prop_assert_eq!(world.subject.status, ImageStatus::Ready);
                 if !lazy {
                     let is_there = |(t, fault): (&Target, &Option<_>)| {
@@ -273,8 +289,14 @@ mod tests {
             error: Some("evicted".to_owned()),
             is_recent: false,
         };
-        let target = Target { worker_id: WorkerId::generate(), is_linked: true, row: Some(row) };
-        let subject = Subject { status: ImageStatus::Ready, baker_id: None, lazy_pull: false };
+        let target = Target {
+            worker_id: WorkerId::generate(),
+            is_linked: true,
+            is_alive: true,
+            row: Some(row),
+        };
+        let subject =
+            Subject { status: ImageStatus::Ready, baker_id: None, lazy_pull: false, seed: 0 };
         assert!(decide(subject, &[target]).is_empty());
     }
 
@@ -284,6 +306,7 @@ mod tests {
         let target = |status, error: Option<&str>| Target {
             worker_id,
             is_linked: true,
+            is_alive: true,
             row: Some(Row {
                 status,
                 cause: None,

@@ -3,7 +3,10 @@
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     ids::{PartnerId, TenantId, WorkerId},
-    image::{CreateImage, Image, ImageOrigin, ImageScope, ImageSource, ImageStatus, PatchImage},
+    image::{
+        CreateImage, Image, ImageOrigin, ImageScope, ImageSource, ImageStatus, PatchImage,
+        RegistryAuth,
+    },
     worker::BakedRoot,
 };
 
@@ -137,8 +140,7 @@ pub fn check_create(actor: &Actor, home: Home, request: &CreateImage) -> Result<
                 faults.add("source.ref", message);
             }
             if let Some(auth) = registry_auth {
-                faults.text("source.registry_auth.username", Some(&auth.username), 1..=256);
-                faults.text("source.registry_auth.password", Some(&auth.password), 1..=16_384);
+                check_auth(&mut faults, "source.registry_auth", auth);
             }
         }
         ImageSource::Tar { path, key } => {
@@ -165,7 +167,15 @@ pub fn check_patch(patch: &PatchImage) -> Result<(), ErrorBody> {
     if let Some(env) = &patch.entrypoint_env {
         faults.environment("entrypoint_env", env);
     }
+    if let Some(auth) = &patch.registry_auth {
+        check_auth(&mut faults, "registry_auth", auth);
+    }
     faults.into_result()
+}
+
+fn check_auth(faults: &mut Violations, field: &str, auth: &RegistryAuth) {
+    faults.text(&format!("{field}.username"), Some(&auth.username), 1..=256);
+    faults.text(&format!("{field}.password"), Some(&auth.password), 1..=16_384);
 }
 
 fn check_name(faults: &mut Violations, name: Option<&str>) {

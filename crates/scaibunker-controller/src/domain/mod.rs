@@ -4,6 +4,7 @@
 pub mod account;
 pub mod actor;
 pub mod authority;
+pub mod bridge;
 pub mod bunker;
 pub mod capability;
 pub mod create;
@@ -24,6 +25,9 @@ pub mod quota_drift;
 pub mod rate;
 pub mod reconcile;
 pub mod record;
+pub mod scan;
 pub mod signal;
+#[cfg(test)]
+mod simulation;
 pub mod violations;
 pub mod worker;

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use scaibunker_api::{
     bunker::{CreateBunker, Interface, NetworkProfile},
     error::{ErrorBody, ErrorCode, ErrorDetail},
+    host_name::is_host_name,
+    interface::{MAX_INTERFACE_NAME_BYTES, is_interface_name, is_unicast_mac},
     permission::Permission,
 };
 
@@ -12,13 +14,10 @@ use super::{actor::Actor, violations::Violations};
 
 const MAX_ALLOWLIST_ENTRIES: usize = 256;
 const MAX_INTERFACES: usize = 8;
-const MAX_HOST_BYTES: usize = 253;
-const MAX_LABEL_BYTES: usize = 63;
-/// The kernel's limit on an interface's name, without the terminator.
-const MAX_INTERFACE_NAME_BYTES: usize = 15;
 
-/// Refuses a profile that the caller may not use.
-pub fn authorise(actor: &Actor, profile: NetworkProfile) -> Result<(), ErrorBody> {
+/// Refuses a profile that the caller may not use, and interfaces without their guard.
+pub fn authorise(actor: &Actor, request: &CreateBunker) -> Result<(), ErrorBody> {
+    let profile = request.network_profile;
     let permission = match profile {
         NetworkProfile::Isolated => return Ok(()),
         NetworkProfile::Registry => Permission::NetworkRegistry,
@@ -26,17 +25,20 @@ pub fn authorise(actor: &Actor, profile: NetworkProfile) -> Result<(), ErrorBody
         NetworkProfile::Unrestricted => Permission::NetworkUnrestricted,
         NetworkProfile::Transit => Permission::NetworkTransit,
     };
-    if actor.may(permission) {
-        return Ok(());
+    let denied = |what: &str, permission: Permission| {
+        let key = permission.key();
+        let message = format!("{what} needs the permission `{key}`; ask a tenant admin for it");
+        Err(ErrorBody::new(ErrorCode::NetworkProfileDenied, message))
+    };
+    if !actor.may(permission) {
+        return denied(&format!("the network profile `{}`", profile.as_str()), permission);
     }
-    Err(ErrorBody::new(
-        ErrorCode::NetworkProfileDenied,
-        format!(
-            "the network profile `{}` needs the permission `{}`; ask a tenant admin for it",
-            profile.as_str(),
-            permission.key()
-        ),
-    ))
+    let mut interfaces = request.interfaces.iter().flatten();
+    let is_transparent = interfaces.any(|interface| !interface.spoof_guard);
+    if is_transparent && !actor.may(Permission::L2Transparency) {
+        return denied("an interface without `spoof_guard`", Permission::L2Transparency);
+    }
+    Ok(())
 }
 
 /// Checks `interfaces` and `network_allowlist` against the profile.
@@ -45,13 +47,20 @@ pub fn check_options(request: &CreateBunker) -> Result<(), ErrorBody> {
     check_allowlist(request.network_profile, request.network_allowlist.as_deref())
 }
 
-/// Refuses every profile that this server cannot enforce.
-pub fn check_offered(profile: NetworkProfile) -> Result<(), ErrorBody> {
-    if profile == NetworkProfile::Isolated {
-        return Ok(());
+/// Refuses a bunker that may reach everything and is not audited, where the operator wants it to be; and
+/// an audit of what the gateway does not see.
+pub fn check_audit(request: &CreateBunker, is_required: bool) -> Result<(), ErrorBody> {
+    match (request.network_profile, request.egress_audit) {
+        (NetworkProfile::Unrestricted, false) if is_required => {
+            let message = "must be true: this server audits what `unrestricted` bunkers reach";
+            Err(ErrorBody::invalid("egress_audit", message))
+        }
+        (NetworkProfile::Transit, true) => {
+            let message = "sees nothing of bridges; leave it out with `transit`";
+            Err(ErrorBody::invalid("egress_audit", message))
+        }
+        _ => Ok(()),
     }
-    let message = format!("this server offers only `isolated`, not `{}`", profile.as_str());
-    Err(ErrorBody::invalid("network_profile", message))
 }
 
 fn check_interfaces(
@@ -100,22 +109,6 @@ fn check_each_interface(interfaces: &[Interface]) -> Result<(), ErrorBody> {
     faults.into_result()
 }
 
-fn is_interface_name(name: &str) -> bool {
-    (1..=MAX_INTERFACE_NAME_BYTES).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        && !name.starts_with(['-', '.'])
-}
-
-fn is_unicast_mac(mac: &str) -> bool {
-    let octets: Vec<_> = mac.split(':').collect();
-    let is_octet =
-        |octet: &&str| octet.len() == 2 && octet.bytes().all(|byte| byte.is_ascii_hexdigit());
-    octets.len() == 6
-        && octets.iter().all(is_octet)
-        && u8::from_str_radix(octets[0], 16).is_ok_and(|first| first & 1 == 0)
-        && mac != "00:00:00:00:00:00"
-}
-
 fn check_allowlist(profile: NetworkProfile, allowlist: Option<&[String]>) -> Result<(), ErrorBody> {
     let refuse = |field: String, message: &str| {
         Err(ErrorBody {
@@ -157,26 +150,6 @@ pub fn is_allowlist_entry(entry: &str) -> bool {
         Some(domain) => domain.contains('.') && is_host_name(domain),
         None => is_host_name(entry),
     }
-}
-
-fn is_host_name(name: &str) -> bool {
-    name.len() <= MAX_HOST_BYTES
-        && name.split('.').all(is_label)
-        && name.rsplit('.').next().is_some_and(|last| !is_numeric(last))
-}
-
-fn is_label(label: &str) -> bool {
-    (1..=MAX_LABEL_BYTES).contains(&label.len())
-        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        && !label.starts_with('-')
-        && !label.ends_with('-')
-}
-
-/// A name that ends in a number is an IPv4 address to many resolvers, whatever comes before it.
-fn is_numeric(label: &str) -> bool {
-    let hexadecimal = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
-    label.bytes().all(|byte| byte.is_ascii_digit())
-        || hexadecimal.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -264,6 +237,19 @@ mod tests {
     }
 
     #[test]
+    fn an_audit_may_be_required_where_it_sees_something() {
+        let with = |profile, egress_audit| CreateBunker { egress_audit, ..request(profile) };
+        let refused = |request, required| check_audit(&request, required).is_err();
+        let (unrestricted, transit) = (NetworkProfile::Unrestricted, NetworkProfile::Transit);
+        assert!(refused(with(unrestricted, false), true));
+        assert!(
+            !refused(with(unrestricted, true), true) && !refused(with(unrestricted, false), false)
+        );
+        assert!(!refused(with(NetworkProfile::Registry, false), true));
+        assert!(refused(with(transit, true), false) && !refused(with(transit, false), true));
+    }
+
+    #[test]
     fn an_allowlist_belongs_to_allowlisted() {
         let with = |profile, entries: &[&str]| CreateBunker {
             network_allowlist: Some(entries.iter().map(ToString::to_string).collect()),
@@ -276,13 +262,5 @@ mod tests {
         assert_eq!(code(&with(allowlisted, &["*.example.com"])), None);
         let isolated = with(NetworkProfile::Isolated, &["example.com"]);
         assert_eq!(code(&isolated), Some(ErrorCode::AllowlistInvalid));
-    }
-
-    #[test]
-    fn only_isolated_is_offered() {
-        assert!(check_offered(NetworkProfile::Isolated).is_ok());
-        let error = check_offered(NetworkProfile::Registry).unwrap_err();
-        assert_eq!(error.code, ErrorCode::ValidationError);
-        assert!(error.message.contains("isolated"));
     }
 }

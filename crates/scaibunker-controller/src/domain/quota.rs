@@ -8,8 +8,9 @@ use std::{fmt, str::FromStr};
 use scaibunker_api::{
     bunker::LifecycleMode,
     error::{ErrorBody, ErrorCode, ErrorDetail},
-    ids::{GroupId, QuotaProfileId, TenantId, UserId},
+    ids::{GroupId, QuotaProfileId, TenantId, UserId, WorkerId},
     quota::{Assignment, AssignmentMode, Caps, QuotaProfile, Resource, ResourceUsage},
+    worker::Capacity,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,8 @@ pub enum Bucket {
     User(UserId),
     Group(GroupId),
     Tenant(TenantId),
+    /// What bunkers take of a worker. Its capacity is the cap.
+    Worker(WorkerId),
 }
 
 impl fmt::Display for Bucket {
@@ -29,6 +32,7 @@ impl fmt::Display for Bucket {
             Self::User(id) => write!(f, "user:{id}"),
             Self::Group(id) => write!(f, "group:{id}"),
             Self::Tenant(id) => write!(f, "tenant:{id}"),
+            Self::Worker(id) => write!(f, "worker:{id}"),
         }
     }
 }
@@ -46,6 +50,7 @@ impl FromStr for Bucket {
             Some(("user", id)) => id.parse().ok().map(Self::User),
             Some(("group", id)) => id.parse().ok().map(Self::Group),
             Some(("tenant", id)) => id.parse().ok().map(Self::Tenant),
+            Some(("worker", id)) => id.parse().ok().map(Self::Worker),
             _ => None,
         };
         parsed.ok_or_else(|| InvalidBucket(text.chars().take(80).collect()))
@@ -79,7 +84,7 @@ impl Amounts {
             spec.cpu_millicores.into(),
             spec.memory_mb.into(),
             spec.disk_mb.into(),
-            0,
+            spec.gpu_count.into(),
         ])
     }
 
@@ -140,10 +145,22 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// What counts now.
+    /// Of a bunker that is about to run on a worker.
     #[must_use]
-    pub fn counted(&self) -> Amounts {
-        if self.paused { self.amounts.without_cpu() } else { self.amounts }
+    pub fn new(buckets: &[Bucket], worker: WorkerId, spec: &Spec) -> Self {
+        let buckets = buckets.iter().copied().chain([Bucket::Worker(worker)]).collect();
+        Self { buckets, amounts: Amounts::of(spec), paused: false }
+    }
+
+    /// What counts now in one of the buckets. A paused bunker gives its CPU back to its owner's
+    /// quota, and keeps it on its worker: it can resume whatever else runs there.
+    #[must_use]
+    pub fn counted_in(&self, bucket: Bucket) -> Amounts {
+        match bucket {
+            Bucket::Worker(_) => self.amounts,
+            _ if self.paused => self.amounts.without_cpu(),
+            _ => self.amounts,
+        }
     }
 }
 
@@ -161,6 +178,23 @@ pub struct AppliedProfile {
 }
 
 impl AppliedProfile {
+    /// A worker's capacity, which holds its bucket as a profile holds a user's.
+    #[must_use]
+    pub fn of_worker(id: WorkerId, capacity: Capacity) -> Self {
+        Self {
+            id: QuotaProfileId::from(id.uuid()),
+            name: format!("capacity of {id}"),
+            bucket: Bucket::Worker(id),
+            caps: Caps {
+                max_cpu_millicores: Some(capacity.cpu_millicores),
+                max_memory_mb: Some(capacity.memory_mb),
+                max_disk_mb: Some(capacity.disk_mb),
+                max_gpu_count: Some(capacity.gpu_count),
+                ..Caps::default()
+            },
+        }
+    }
+
     /// The cap on the sum of one resource in the bucket.
     #[must_use]
     pub fn cap(&self, resource: Resource) -> Option<u64> {
@@ -494,8 +528,10 @@ mod tests {
     fn a_paused_bunker_counts_all_but_its_cpu() {
         let amounts = Amounts::from([1, 1, 1000, 256, 64, 0]);
         let charge = Charge { buckets: Vec::new(), amounts, paused: true };
-        assert_eq!(charge.counted(), Amounts::from([1, 1, 0, 256, 64, 0]));
-        assert_eq!(charge.counted().plus(amounts.only_cpu()), amounts);
+        let counted = charge.counted_in(Bucket::User(UserId::generate()));
+        assert_eq!(counted, Amounts::from([1, 1, 0, 256, 64, 0]));
+        assert_eq!(counted.plus(amounts.only_cpu()), amounts);
+        assert_eq!(charge.counted_in(Bucket::Worker(WorkerId::generate())), amounts);
         assert_eq!(amounts.minus(amounts), Amounts::default());
     }
 }

@@ -61,7 +61,7 @@ pub fn counters_of<'a>(charges: impl IntoIterator<Item = &'a Charge>) -> HashMap
     for charge in charges {
         for bucket in &charge.buckets {
             let sum = sums.entry(*bucket).or_default();
-            *sum = sum.plus(charge.counted());
+            *sum = sum.plus(charge.counted_in(*bucket));
         }
     }
     sums.retain(|_, sum| *sum != Amounts::default());
@@ -106,7 +106,9 @@ mod tests {
 
         let found = differences(&charges, &counters, &live[..1]);
         assert_eq!(found, HashSet::from([Difference::LeftOver(paused.id)]));
-        let found = differences(&charges, &HashMap::new(), &live);
+        let mut lost = counters.clone();
+        lost.remove(&bucket);
+        let found = differences(&charges, &lost, &live);
         assert_eq!(found, HashSet::from([Difference::Miscounted(bucket)]));
         assert!(!Difference::LeftOver(paused.id).is_drift());
     }

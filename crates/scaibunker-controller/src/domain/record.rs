@@ -25,7 +25,7 @@ impl From<&Bunker> for bunker::Bunker {
             cpu_millicores: spec.cpu_millicores,
             memory_mb: spec.memory_mb,
             disk_mb: spec.disk_mb,
-            gpu_count: 0,
+            gpu_count: spec.gpu_count,
             gpu_type: spec.gpu_type,
             max_lifetime_s: spec.max_lifetime_s,
             idle_timeout_s: spec.idle_timeout_s,

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use scaibunker_api::{
+    bunker::NetworkProfile,
     error::{ErrorBody, ErrorCode},
     ids::WorkerId,
     worker::{Capacity, PROTOCOL_VERSION, ReadyImage, RegisterWorker},
@@ -19,8 +20,13 @@ pub struct WorkerRecord {
     pub version: String,
     pub engine: String,
     pub capacity: Capacity,
+    pub gpu_type: Option<String>,
     pub images: Vec<ReadyImage>,
+    /// What bunkers may have there.
+    pub network_profiles: Vec<NetworkProfile>,
     pub last_heartbeat: Timestamp,
+    /// Since when it takes no new bunkers.
+    pub drained_at: Option<Timestamp>,
 }
 
 /// Refuses a worker that speaks another protocol or talks nonsense.
@@ -37,6 +43,7 @@ pub fn check_registration(worker: &RegisterWorker) -> Result<(), ErrorBody> {
     faults.text("name", Some(&worker.name), 1..=128);
     faults.text("version", Some(&worker.version), 1..=64);
     faults.text("engine", Some(&worker.engine), 1..=128);
+    faults.text("gpu_type", worker.gpu_type.as_deref(), 1..=64);
     faults.into_result()?;
     check_images(&worker.images)
 }
@@ -69,8 +76,10 @@ mod tests {
             protocol_version: PROTOCOL_VERSION,
             engine: "qemu".to_owned(),
             capacity: Capacity::default(),
+            gpu_type: None,
             images: Vec::new(),
             image_cache: Vec::new(),
+            network_profiles: vec![NetworkProfile::Isolated],
         }
     }
 

@@ -8,5 +8,5 @@ mod registry;
 
 pub use self::{
     link::{AnswerBody, ExecFrames, FileRequest, Link, LinkError, RequestBody},
-    registry::{Fleet, Heard, Placed},
+    registry::{Fleet, Heard, Place},
 };

@@ -1,15 +1,17 @@
-//! The registry of workers and the ledger of their resources.
+//! The registry of workers: who they are, what they have, how they are reached.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use scaibunker_api::{
-    ids::{BunkerId, ImageId, WorkerId},
+    error::{ErrorBody, ErrorCode},
+    ids::{ImageId, WorkerId},
     image::{CacheStatus, Image},
+    quota::Resource,
     worker::{Capacity, ImageReport, ReadyImage, Worker, WorkerStatus},
 };
 use tokio::time::Instant;
@@ -18,6 +20,7 @@ use super::link::Link;
 use crate::domain::{
     bunker::{Bunker, Spec},
     placement::{self, Candidate, NoPlace},
+    quota::Amounts,
     worker::WorkerRecord,
 };
 
@@ -32,8 +35,6 @@ pub struct Fleet {
 #[derive(Debug, Default)]
 struct State {
     seats: BTreeMap<WorkerId, Seat>,
-    /// What each bunker that is not terminal takes, and where.
-    placements: HashMap<BunkerId, (WorkerId, Capacity)>,
 }
 
 #[derive(Debug)]
@@ -44,13 +45,20 @@ struct Seat {
     /// Since the process started nobody was silent for longer than the process runs.
     heard_at: Instant,
     link: Option<Link>,
+    /// What bunkers take here, as far as this process knows. The ledger is right about it, and
+    /// other controllers change that at any time.
     allocated: Capacity,
+    /// Bunkers here, likewise.
+    bunkers: u64,
+    /// Starts that this process has under way here.
+    starting: u32,
 }
 
-/// Where a bunker goes.
+/// Where a bunker may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
+pub struct Place {
     pub worker_id: WorkerId,
+    pub capacity: Capacity,
     /// Else the worker has to get the image first.
     pub has_image: bool,
 }
@@ -78,11 +86,16 @@ impl Fleet {
                 heard_at: now,
                 link: None,
                 allocated: Capacity::default(),
+                bunkers: 0,
+                starting: 0,
             };
             state.seats.insert(seat.record.id, seat);
         }
         for bunker in live {
-            state.allocate(bunker.id, bunker.worker_id, taken_by(&bunker.spec));
+            if let Some(seat) = state.seats.get_mut(&bunker.worker_id) {
+                seat.allocated = sum(seat.allocated, taken_by(&bunker.spec));
+                seat.bunkers += 1;
+            }
         }
         Self { stale_after, state: Mutex::new(state) }
     }
@@ -103,9 +116,16 @@ impl Fleet {
                 seat.heard_at = heard_at;
             }
             None => {
-                let (link, allocated) = (None, Capacity::default());
-                let image_cache = Vec::new();
-                state.seats.insert(id, Seat { record, image_cache, heard_at, link, allocated });
+                let seat = Seat {
+                    record,
+                    image_cache: Vec::new(),
+                    heard_at,
+                    link: None,
+                    allocated: Capacity::default(),
+                    bunkers: 0,
+                    starting: 0,
+                };
+                state.seats.insert(id, seat);
             }
         }
     }
@@ -144,42 +164,137 @@ impl Fleet {
         self.state().seats.get(&id)?.link.clone()
     }
 
-    /// Finds room for a bunker and takes it, in one step. `fetchers` may be chosen without having
-    /// the image, if no worker has it.
-    pub fn reserve(
+    /// The way to a worker, or an error with this message that asks the caller to try again.
+    pub fn link_or(&self, id: WorkerId, message: &str) -> Result<Link, ErrorBody> {
+        self.link(id).ok_or_else(|| {
+            let error = ErrorBody::new(ErrorCode::WorkerUnavailable, message);
+            ErrorBody { retry_after: Some(2), ..error }
+        })
+    }
+
+    /// Finds a place for a bunker. Whether there is room the ledger says, when it is taken.
+    /// `fetchers` may be chosen without having the image, if there is no room where it is. Nobody but
+    /// `bridged` is, where given.
+    pub fn find_place(
         &self,
-        bunker: BunkerId,
         spec: &Spec,
         image: &Image,
         fetchers: &[WorkerId],
-    ) -> Result<Placed, NoPlace> {
-        let mut state = self.state();
-        let candidates: Vec<_> = state
-            .seats
-            .values()
-            .filter(|seat| seat.link.is_some() && self.is_fresh(seat))
-            .map(|seat| Candidate {
-                worker_id: seat.record.id,
-                capacity: seat.record.capacity,
-                allocated: seat.allocated,
-                has_image: seat.has(image),
-            })
-            .collect();
-        let asked = taken_by(spec);
-        let (worker_id, has_image) = match placement::choose(&candidates, asked) {
-            Err(NoPlace::NoImage) => {
-                let fetching = candidates.into_iter().filter(|c| fetchers.contains(&c.worker_id));
-                let fetching: Vec<_> =
-                    fetching.map(|c| Candidate { has_image: true, ..c }).collect();
-                if fetching.is_empty() {
-                    return Err(NoPlace::NoImage);
-                }
-                (placement::choose(&fetching, asked)?, false)
-            }
-            chosen => (chosen?, true),
+        bridged: Option<&BTreeSet<WorkerId>>,
+    ) -> Result<Place, NoPlace> {
+        let state = self.state();
+        let now = Instant::now();
+        let is_reachable = |seat: &&Seat| seat.link.is_some() && self.is_fresh_at(seat, now);
+        let reachable = state.seats.values().filter(is_reachable);
+        let open = reachable.clone().filter(|seat| seat.record.drained_at.is_none());
+        let has_kind = |seat: &&Seat| match &spec.gpu_type {
+            Some(kind) => seat.record.gpu_type.as_ref() == Some(kind),
+            None => true,
         };
-        state.allocate(bunker, worker_id, asked);
-        Ok(Placed { worker_id, has_image })
+        let has_network =
+            |seat: &&Seat| seat.record.network_profiles.contains(&spec.network_profile);
+        let has_bridges =
+            |seat: &&Seat| bridged.is_none_or(|bridged| bridged.contains(&seat.record.id));
+        let suited = open.clone().filter(has_kind).filter(has_network).filter(has_bridges);
+        let asked = taken_by(spec);
+        let place = |seat: &Seat, has_image| Place {
+            worker_id: seat.record.id,
+            capacity: seat.record.capacity,
+            has_image,
+        };
+        match placement::choose(suited.clone(), Seat::candidate, |seat| seat.has(image), asked) {
+            Ok(seat) => Ok(place(seat, true)),
+            // Nobody is suited at all.
+            Err(NoPlace::NoWorker) => Err(match spec.gpu_type.clone() {
+                _ if reachable.clone().next().is_none() => NoPlace::NoWorker,
+                _ if open.clone().next().is_none() => NoPlace::Drained,
+                Some(kind) if open.clone().find(has_kind).is_none() => NoPlace::NoGpu(kind),
+                _ if open.clone().find(has_network).is_none() => {
+                    NoPlace::NoNetwork(spec.network_profile)
+                }
+                _ => NoPlace::NoBridge,
+            }),
+            Err(reason) => {
+                let fetching = suited.filter(|seat| fetchers.contains(&seat.record.id));
+                match placement::choose(fetching, Seat::candidate, |_| true, asked) {
+                    Ok(seat) => Ok(place(seat, false)),
+                    // What keeps the bunker from the workers with the image says more.
+                    Err(NoPlace::NoWorker) => Err(reason),
+                    Err(other) if reason == NoPlace::NoImage => Err(other),
+                    Err(_) => Err(reason),
+                }
+            }
+        }
+    }
+
+    /// Notes that a bunker has room on a worker, and that it is about to be started there.
+    pub fn take(&self, worker: WorkerId, spec: &Spec) {
+        if let Some(seat) = self.state().seats.get_mut(&worker) {
+            seat.allocated = sum(seat.allocated, taken_by(spec));
+            seat.bunkers += 1;
+            seat.starting += 1;
+        }
+    }
+
+    /// Notes that a start is over, however it ended.
+    pub fn started(&self, worker: WorkerId) {
+        if let Some(seat) = self.state().seats.get_mut(&worker) {
+            seat.starting = seat.starting.saturating_sub(1);
+        }
+    }
+
+    /// Notes that a bunker has no room on a worker any more.
+    pub fn give_back(&self, worker: WorkerId, spec: &Spec) {
+        if let Some(seat) = self.state().seats.get_mut(&worker) {
+            seat.allocated = difference(seat.allocated, taken_by(spec));
+            seat.bunkers = seat.bunkers.saturating_sub(1);
+        }
+    }
+
+    /// Takes over what the ledger counts on workers.
+    pub fn correct(&self, counted: &[(WorkerId, Amounts)]) {
+        let mut state = self.state();
+        for (worker, amounts) in counted {
+            if let Some(seat) = state.seats.get_mut(worker) {
+                seat.allocated = Capacity {
+                    cpu_millicores: amounts.get(Resource::CpuMillicores),
+                    memory_mb: amounts.get(Resource::MemoryMb),
+                    disk_mb: amounts.get(Resource::DiskMb),
+                    gpu_count: amounts.get(Resource::GpuCount),
+                };
+                seat.bunkers = amounts.get(Resource::ConcurrentBunkers);
+            }
+        }
+    }
+
+    /// Takes over which workers there are, and which of them are drained. One that is linked stays:
+    /// it was made after they were read.
+    pub fn follow(&self, workers: &[(WorkerId, Option<Timestamp>)]) {
+        let known: BTreeMap<_, _> = workers.iter().copied().collect();
+        self.state().seats.retain(|id, seat| match known.get(id) {
+            Some(drained_at) => {
+                seat.record.drained_at = *drained_at;
+                true
+            }
+            None => seat.link.is_some() || self.is_fresh(seat),
+        });
+    }
+
+    /// Notes that a worker takes no new bunkers, or takes them again.
+    pub fn set_drained(&self, id: WorkerId, at: Option<Timestamp>) {
+        if let Some(seat) = self.state().seats.get_mut(&id) {
+            seat.record.drained_at = at;
+        }
+    }
+
+    /// Forgets a worker.
+    pub fn remove(&self, id: WorkerId) {
+        self.state().seats.remove(&id);
+    }
+
+    /// The ids of all workers.
+    pub fn ids(&self) -> Vec<WorkerId> {
+        self.state().seats.keys().copied().collect()
     }
 
     /// Takes in what a worker says of images, and returns what it said before.
@@ -198,6 +313,16 @@ impl Fleet {
         }
     }
 
+    /// What workers last said of an image.
+    pub fn reports_of(&self, image: ImageId) -> Vec<(WorkerId, ImageReport)> {
+        let state = self.state();
+        let reports = state.seats.values().flat_map(|seat| {
+            let of_image = seat.image_cache.iter().filter(|report| report.image_id == image);
+            of_image.map(|report| (seat.record.id, report.clone()))
+        });
+        reports.collect()
+    }
+
     /// Has the next report of an image count as new.
     pub fn forget_report(&self, id: WorkerId, image: ImageId) {
         if let Some(seat) = self.state().seats.get_mut(&id) {
@@ -212,17 +337,9 @@ impl Fleet {
         holders.map(|seat| (seat.record.id, seat.record.last_heartbeat)).collect()
     }
 
-    /// Gives back what the bunker has taken. Doing it again changes nothing.
-    pub fn release(&self, bunker: BunkerId) {
-        let mut state = self.state();
-        let Some((worker_id, taken)) = state.placements.remove(&bunker) else { return };
-        if let Some(seat) = state.seats.get_mut(&worker_id) {
-            seat.allocated = Capacity {
-                cpu_millicores: seat.allocated.cpu_millicores.saturating_sub(taken.cpu_millicores),
-                memory_mb: seat.allocated.memory_mb.saturating_sub(taken.memory_mb),
-                disk_mb: seat.allocated.disk_mb.saturating_sub(taken.disk_mb),
-            };
-        }
+    /// Whether a linked worker can start bunkers from an image.
+    pub fn has_image(&self, image: &Image) -> bool {
+        self.state().seats.values().any(|seat| seat.link.is_some() && seat.has(image))
     }
 
     /// Whether a worker can be given bunkers now.
@@ -252,6 +369,11 @@ impl Fleet {
         silent.map(|seat| seat.record.id).collect()
     }
 
+    /// Whether this process has heard of the worker lately.
+    pub fn is_alive(&self, id: WorkerId) -> bool {
+        self.state().seats.get(&id).is_some_and(|seat| self.is_fresh(seat))
+    }
+
     /// The workers that have a link.
     pub fn linked_workers(&self) -> Vec<WorkerId> {
         let state = self.state();
@@ -260,12 +382,22 @@ impl Fleet {
     }
 
     fn is_fresh(&self, seat: &Seat) -> bool {
-        seat.heard_at.elapsed() < self.stale_after
+        self.is_fresh_at(seat, Instant::now())
+    }
+
+    /// For many seats: the clock is read once.
+    fn is_fresh_at(&self, seat: &Seat, now: Instant) -> bool {
+        now.duration_since(seat.heard_at) < self.stale_after
     }
 
     fn shown(&self, seat: &Seat) -> Worker {
         let record = seat.record.clone();
-        let status = if self.is_fresh(seat) { WorkerStatus::Online } else { WorkerStatus::Offline };
+        let status = match record.drained_at {
+            _ if !self.is_fresh(seat) => WorkerStatus::Offline,
+            None => WorkerStatus::Online,
+            Some(_) if seat.bunkers > 0 => WorkerStatus::Draining,
+            Some(_) => WorkerStatus::Drained,
+        };
         Worker {
             id: record.id,
             name: record.name,
@@ -275,29 +407,32 @@ impl Fleet {
             engine: record.engine,
             capacity: record.capacity,
             allocated: seat.allocated,
+            gpu_type: record.gpu_type,
+            bunkers: seat.bunkers,
+            drained_at: record.drained_at,
             images: record.images,
+            network_profiles: record.network_profiles,
             image_cache: seat.image_cache.clone(),
         }
     }
 }
 
-impl State {
-    fn allocate(&mut self, bunker: BunkerId, worker: WorkerId, taken: Capacity) {
-        if let Some(seat) = self.seats.get_mut(&worker) {
-            seat.allocated.cpu_millicores += taken.cpu_millicores;
-            seat.allocated.memory_mb += taken.memory_mb;
-            seat.allocated.disk_mb += taken.disk_mb;
-            self.placements.insert(bunker, (worker, taken));
+impl Seat {
+    fn candidate(&self) -> Candidate {
+        Candidate {
+            worker_id: self.record.id,
+            capacity: self.record.capacity,
+            allocated: self.allocated,
+            starting: self.starting,
         }
     }
-}
 
-impl Seat {
     /// Whether bunkers can be started from the image here: it comes with the worker, or is ready.
     fn has(&self, image: &Image) -> bool {
         let is_it = |digest: &String| Some(digest) == image.digest.as_ref();
         let is_ready = |report: &ImageReport| {
-            report.image_id == image.id && report.status == CacheStatus::Ready
+            let is_that_root = report.digest.as_ref().is_some_and(is_it);
+            report.image_id == image.id && report.status == CacheStatus::Ready && is_that_root
         };
         let mut built_in = self.record.images.iter();
         built_in.any(|ready| ready.name == image.name && is_it(&ready.digest))
@@ -310,5 +445,24 @@ fn taken_by(spec: &Spec) -> Capacity {
         cpu_millicores: spec.cpu_millicores.into(),
         memory_mb: spec.memory_mb.into(),
         disk_mb: spec.disk_mb.into(),
+        gpu_count: spec.gpu_count.into(),
+    }
+}
+
+fn sum(a: Capacity, b: Capacity) -> Capacity {
+    Capacity {
+        cpu_millicores: a.cpu_millicores.saturating_add(b.cpu_millicores),
+        memory_mb: a.memory_mb.saturating_add(b.memory_mb),
+        disk_mb: a.disk_mb.saturating_add(b.disk_mb),
+        gpu_count: a.gpu_count.saturating_add(b.gpu_count),
+    }
+}
+
+fn difference(a: Capacity, b: Capacity) -> Capacity {
+    Capacity {
+        cpu_millicores: a.cpu_millicores.saturating_sub(b.cpu_millicores),
+        memory_mb: a.memory_mb.saturating_sub(b.memory_mb),
+        disk_mb: a.disk_mb.saturating_sub(b.disk_mb),
+        gpu_count: a.gpu_count.saturating_sub(b.gpu_count),
     }
 }

@@ -13,7 +13,7 @@ use scaibunker_api::{
 };
 
 use super::answer::meta;
-use crate::failure::{Failure, chain};
+use crate::failure::{Failure, chain, not_ready};
 
 /// What a handler fails with.
 #[derive(Debug)]
@@ -29,6 +29,13 @@ impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Refused(error) => Self(error),
+            Failure::Store(error) if error.is_passing() => {
+                tracing::error!(error = chain(&error), "the database does not serve");
+                Self(not_ready(
+                    "the database does not serve at the moment, so it is not certain that this was \
+                     done; try again shortly",
+                ))
+            }
             Failure::Store(error) => {
                 tracing::error!(error = chain(&error), "the database failed a request");
                 let message = "the database failed; the log has the cause under the request id";

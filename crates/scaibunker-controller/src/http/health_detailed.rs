@@ -76,15 +76,15 @@ pub(super) async fn detailed(
 }
 
 /// How many workers there are in each status.
-pub(super) fn workers_by_status(app: &App) -> [(&'static str, u64); 2] {
-    let (mut online, mut offline) = (0, 0);
-    for worker in app.fleet.workers() {
-        match worker.status {
-            WorkerStatus::Online => online += 1,
-            WorkerStatus::Offline => offline += 1,
-        }
-    }
-    [("online", online), ("offline", offline)]
+pub(super) fn workers_by_status(app: &App) -> [(&'static str, u64); 4] {
+    let workers = app.fleet.workers();
+    let count = |status| workers.iter().filter(|worker| worker.status == status).count() as u64;
+    [
+        ("online", count(WorkerStatus::Online)),
+        ("offline", count(WorkerStatus::Offline)),
+        ("draining", count(WorkerStatus::Draining)),
+        ("drained", count(WorkerStatus::Drained)),
+    ]
 }
 
 impl Dependency {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{extract::State, http::StatusCode};
 use scaibunker_api::{
     ids::ImageId,
-    image::{CreateImage, CreatedImage, Image, ImageCacheRow, PatchImage, WarmCounts},
+    image::{CreateImage, CreatedImage, Image, ImageCacheRow, ImageScan, PatchImage, WarmCounts},
 };
 
 use super::{
@@ -86,4 +86,22 @@ pub(super) async fn warm(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<WarmCounts>, Fault> {
     Ok(Answer::ok(app.images.warm(&actor, id).await?))
+}
+
+pub(super) async fn scan(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    PathId(id): PathId<ImageId>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<ImageScan>, Fault> {
+    Ok(Answer::ok(app.scans.show(&actor, id).await?))
+}
+
+pub(super) async fn request_scan(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    PathId(id): PathId<ImageId>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<ImageScan>, Fault> {
+    Ok(Answer(StatusCode::ACCEPTED, app.scans.request(&actor, id).await?))
 }

@@ -1,22 +1,29 @@
-//! `/bunkers/{id}/pause`, `/resume`, `/events` and `/metrics`.
+//! `/bunkers/{id}/pause`, `/resume`, `/events`, `/metrics` and `/egress-audit`.
 
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
 use scaibunker_api::{
     bunker::{self, BunkerMetrics},
+    egress::EgressEvent,
     ids::BunkerId,
 };
 
 use super::{
-    answer::Answer,
+    answer::{Answer, ListAnswer},
     bunkers::note,
     fault::Fault,
+    page::{ListQuery, Page},
     path::PathId,
     query::{NoQuery, Query},
     sse::{self, EventSource, Events},
 };
-use crate::{app::App, bunkers::StatusStream, domain::actor::Actor};
+use crate::{
+    app::App,
+    bunkers::StatusStream,
+    domain::actor::Actor,
+    egress_audit::{self, EventPlace},
+};
 
 pub(super) async fn pause(
     State(app): State<Arc<App>>,
@@ -46,6 +53,20 @@ pub(super) async fn metrics(
 ) -> Result<Answer<BunkerMetrics>, Fault> {
     note(id);
     Ok(Answer::ok(app.bunkers.metrics(&actor, id).await?))
+}
+
+pub(super) async fn egress_audit(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    PathId(id): PathId<BunkerId>,
+    Query(query): Query<ListQuery>,
+) -> Result<ListAnswer<EgressEvent>, Fault> {
+    note(id);
+    let page = Page::<EventPlace>::parse(query.limit, query.cursor.as_deref())?;
+    let (after, limit) = (page.after.as_ref(), page.limit + 1);
+    let events = egress_audit::events(&app.bunkers, &app.objects, &actor, id, after, limit).await?;
+    let ListAnswer { data, next_cursor } = page.answer(events, |(place, _)| place.clone());
+    Ok(ListAnswer { data: data.into_iter().map(|(_, event)| event).collect(), next_cursor })
 }
 
 pub(super) async fn events(

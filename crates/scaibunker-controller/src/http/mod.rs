@@ -5,6 +5,7 @@ mod answer;
 mod audit;
 mod availability_groups;
 mod body;
+mod bridges;
 mod bunkers;
 mod client_ip;
 mod exec;

@@ -60,8 +60,7 @@ pub(super) fn routes() -> Vec<Route> {
             Authenticated,
             usage,
         )
-        .lists::<ProfileUsage>()
-        .fails(&[Code::NotReady]),
+        .lists::<ProfileUsage>(),
         profile(Route::get(
             api!("/quota-profiles/{id}"),
             "get_quota_profile",

@@ -5,21 +5,22 @@ use axum::http::Method;
 use scaibunker_api::{
     audit::AuditEntry,
     bunker::{Bunker, BunkerMetrics, CreateBunker, PatchBunker},
+    egress::EgressEvent,
     error::ErrorCode as Code,
     exec::{Detached, ExecAnswer, ExecInput, ExecRecord, ExecRequest, ExecSignal},
     file::{CommitRequest, FileEntry, MkdirRequest, MoveRequest, Unpacked, Upload, UploadRequest},
     ids::{BunkerId, ExecId, ImageId, WorkerId},
-    image::{CreateImage, CreatedImage, Image, ImageCacheRow, PatchImage, WarmCounts},
+    image::{CreateImage, CreatedImage, Image, ImageCacheRow, ImageScan, PatchImage, WarmCounts},
     permission::Permission,
     storage::{Capability, MintCapability},
-    worker::{Heartbeat, RegisterWorker, Registered, Worker},
+    worker::{Heard, Heartbeat, RegisterWorker, Registered, Worker},
 };
 
 use serde_json::json;
 
 use super::{
-    audit, availability_groups, bunkers, exec, files, health, health_detailed, iam, images,
-    lifecycle, metrics, openapi,
+    audit, availability_groups, bridges, bunkers, exec, files, health, health_detailed, iam,
+    images, lifecycle, metrics, openapi,
     page::ListQuery,
     quotas,
     route::{
@@ -48,6 +49,7 @@ pub(super) fn all() -> Vec<Route> {
         ("Images", images()),
         ("Availability groups", availability_groups::routes()),
         ("Workers", workers()),
+        ("Bridges", bridges::routes()),
         ("Storage", storage()),
         ("Identity", iam::routes::all()),
         ("Quotas", quotas::routes()),
@@ -94,6 +96,7 @@ fn bunkers() -> Vec<Route> {
             Code::InterfacesNotAllowed,
             Code::TransitMissingInterfaces,
             Code::AllowlistInvalid,
+            Code::BridgeNotFound,
             Code::BunkerQuotaExceeded,
             Code::WorkerUnavailable,
             Code::NoSuitableWorker,
@@ -170,6 +173,16 @@ fn bunkers() -> Vec<Route> {
         .param::<BunkerId>("id")
         .answers::<BunkerMetrics>(200)
         .fails(IN_BUNKER),
+        Route::get(
+            api!("/bunkers/{id}/egress-audit"),
+            "list_egress_events",
+            "What a bunker reached and tried to reach, oldest first, if it was made with `egress_audit`",
+            Authenticated,
+            lifecycle::egress_audit,
+        )
+        .param::<BunkerId>("id")
+        .query::<ListQuery>()
+        .lists::<EgressEvent>(),
     ]
 }
 
@@ -464,6 +477,22 @@ fn images() -> Vec<Route> {
             images::warm,
         ))
         .answers::<WarmCounts>(200),
+        image(Route::get(
+            api!("/images/{id}/scan"),
+            "get_image_scan",
+            "What is known of an image's faults",
+            Reads(Permission::Create),
+            images::scan,
+        ))
+        .answers::<ImageScan>(200),
+        image(Route::post(
+            api!("/images/{id}/scan"),
+            "scan_image",
+            "Have an image scanned, again if it was",
+            Needs(Permission::ImagesManage),
+            images::request_scan,
+        ))
+        .answers::<ImageScan>(202),
     ]
 }
 
@@ -487,6 +516,36 @@ fn workers() -> Vec<Route> {
         )
         .param::<WorkerId>("id")
         .answers::<Worker>(200),
+        Route::post(
+            api!("/workers/{id}/drain"),
+            "drain_worker",
+            "Have a worker take no new bunkers",
+            Platform(Permission::Admin),
+            workers::drain,
+        )
+        .param::<WorkerId>("id")
+        .answers::<Worker>(200)
+        .fails(&[Code::NotFound]),
+        Route::post(
+            api!("/workers/{id}/resume"),
+            "resume_worker",
+            "Have a drained worker take bunkers again",
+            Platform(Permission::Admin),
+            workers::resume,
+        )
+        .param::<WorkerId>("id")
+        .answers::<Worker>(200)
+        .fails(&[Code::NotFound]),
+        Route::delete(
+            api!("/workers/{id}"),
+            "delete_worker",
+            "Forget a worker that is offline and has no bunkers",
+            Platform(Permission::Admin),
+            workers::remove,
+        )
+        .param::<WorkerId>("id")
+        .with_answer(204, Content::Nothing)
+        .fails(&[Code::NotFound, Code::InUse]),
     ]
 }
 
@@ -513,7 +572,7 @@ fn from_workers() -> Vec<Route> {
         .unaudited()
         .param::<WorkerId>("id")
         .body::<Heartbeat>()
-        .answers::<worker_side::Heard>(200),
+        .answers::<Heard>(200),
         Route::get(
             api!("/workers/{id}/link"),
             "link_worker",

@@ -10,23 +10,19 @@ use axum::{
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     ids::WorkerId,
-    worker::{Heartbeat, LINK_PROTOCOL, RegisterWorker, Registered},
+    worker::{Heard, Heartbeat, LINK_PROTOCOL, RegisterWorker, Registered},
 };
-use schemars::JsonSchema;
-use serde::Serialize;
 
 use super::{answer::Answer, body::JsonBody, fault::Fault, path::PathId};
 use crate::{app::App, workers};
-
-/// The answer to a heartbeat.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Heard {}
 
 pub(super) async fn register(
     State(app): State<Arc<App>>,
     JsonBody(worker): JsonBody<RegisterWorker>,
 ) -> Result<Answer<Registered>, Fault> {
-    Ok(Answer::ok(Registered { worker_id: workers::register(&app, worker).await? }))
+    let worker_id = workers::register(&app, worker).await?;
+    let (controller_id, controllers) = (Some(app.replicas.id()), app.replicas.addresses());
+    Ok(Answer::ok(Registered { worker_id, controller_id, controllers }))
 }
 
 pub(super) async fn heartbeat(
@@ -35,7 +31,7 @@ pub(super) async fn heartbeat(
     JsonBody(beat): JsonBody<Heartbeat>,
 ) -> Result<Answer<Heard>, Fault> {
     workers::heartbeat(&app, id, beat).await?;
-    Ok(Answer::ok(Heard {}))
+    Ok(Answer::ok(Heard { controllers: app.replicas.addresses() }))
 }
 
 pub(super) async fn link(

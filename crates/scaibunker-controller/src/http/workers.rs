@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{extract::State, http::StatusCode};
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     ids::WorkerId,
@@ -16,7 +16,7 @@ use super::{
     path::PathId,
     query::{NoQuery, Query},
 };
-use crate::app::App;
+use crate::{app::App, workers};
 
 pub(super) async fn list(
     State(app): State<Arc<App>>,
@@ -34,4 +34,29 @@ pub(super) async fn show(
     app.fleet.worker(id).map(Answer::ok).ok_or_else(|| {
         ErrorBody::new(ErrorCode::NotFound, format!("there is no worker {id}")).into()
     })
+}
+
+pub(super) async fn drain(
+    State(app): State<Arc<App>>,
+    PathId(id): PathId<WorkerId>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<Worker>, Fault> {
+    Ok(Answer::ok(workers::set_drained(&app, id, true).await?))
+}
+
+pub(super) async fn resume(
+    State(app): State<Arc<App>>,
+    PathId(id): PathId<WorkerId>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<Worker>, Fault> {
+    Ok(Answer::ok(workers::set_drained(&app, id, false).await?))
+}
+
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    PathId(id): PathId<WorkerId>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<StatusCode, Fault> {
+    workers::remove(&app, id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

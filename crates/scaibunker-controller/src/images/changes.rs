@@ -161,7 +161,9 @@ impl Images {
             return Err(no_image(&id.to_string()));
         }
         let uploaded = match &record.image.source {
-            ImageOrigin::Tar { key, .. } => key.clone(),
+            ImageOrigin::Tar { key, .. } if !self.store.is_source_in_use(&record.image).await? => {
+                key.clone()
+            }
             _ => None,
         };
         for key in record.stored_key.into_iter().chain(uploaded) {

@@ -47,6 +47,7 @@ impl Images {
             status: record.image.status,
             baker_id: record.baker_id,
             lazy_pull: record.image.lazy_pull,
+            seed: record.image.id.spread() as usize,
         };
         for step in decide(subject, &self.targets(record.image.id).await?) {
             self.carry_out(&record, step).await?;
@@ -149,11 +150,18 @@ impl Images {
         auth.map(Some).ok_or(AskError::Sealed)
     }
 
+    /// Takes an image from a worker that is not to keep it. Bunkers that run from it go on.
+    pub(super) async fn let_go(&self, worker_id: WorkerId, id: ImageId) -> Result<(), Failure> {
+        self.fleet.forget_report(worker_id, id);
+        self.tell_to_forget(worker_id, id).await;
+        Ok(self.store.forget_cache_row(worker_id, id).await?)
+    }
+
     /// A worker that does not hear it is told when it next names the image.
     pub(super) async fn tell_to_forget(&self, worker_id: WorkerId, id: ImageId) {
         let Some(link) = self.fleet.link(worker_id) else { return };
         if let Err(error) = link.forget_image(id).await {
-            tracing::warn!(image_id = %id, error = chain(&error), "a worker keeps a deleted image");
+            tracing::warn!(image_id = %id, error = chain(&error), "a worker keeps an image that it is not to have");
         }
     }
 }

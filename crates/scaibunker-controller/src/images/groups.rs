@@ -90,19 +90,20 @@ impl Images {
         group.ok_or_else(|| not_found("availability group", id))
     }
 
-    /// Deletes a group; what its workers have of its images stays there.
+    /// Deletes a group; its workers let go of what no other group has them keep.
     pub async fn delete_group(
         &self,
         actor: &Actor,
         id: AvailabilityGroupId,
     ) -> Result<(), Failure> {
         actor.require_platform(Permission::Admin)?;
-        if self.existing_group(id).await?.is_default {
+        let group = self.existing_group(id).await?;
+        if group.is_default {
             let message = "this is the default group: take its members out instead of deleting it";
             return Err(Failure::new(ErrorCode::InUse, message));
         }
         match self.store.delete_availability_group(id).await? {
-            Removed::Done => Ok(()),
+            Removed::Done => self.let_go_of(&group.image_ids).await,
             _ => Err(not_found("availability group", id)),
         }
     }
@@ -132,7 +133,8 @@ impl Images {
         actor.require(Permission::ImagesManage)?;
         self.existing_group(group).await?;
         self.own_image(actor, image).await?;
-        Ok(self.store.remove_group_image(group, image).await?)
+        self.store.remove_group_image(group, image).await?;
+        self.let_go_of(&[image]).await
     }
 
     /// Has a worker keep the group's images.
@@ -158,8 +160,22 @@ impl Images {
         worker: WorkerId,
     ) -> Result<(), Failure> {
         actor.require_platform(Permission::Admin)?;
-        self.existing_group(group).await?;
-        Ok(self.store.remove_group_worker(group, worker).await?)
+        let images = self.existing_group(group).await?.image_ids;
+        self.store.remove_group_worker(group, worker).await?;
+        self.let_go_of(&images).await
+    }
+
+    /// Has workers forget images that none of their groups has any more.
+    async fn let_go_of(&self, images: &[ImageId]) -> Result<(), Failure> {
+        for image in images {
+            let keepers = self.store.workers_of_image(*image).await?;
+            for (worker, _) in self.fleet.reports_of(*image) {
+                if !keepers.contains(&worker) {
+                    self.let_go(worker, *image).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn existing_worker(&self, id: WorkerId) -> Result<(), Failure> {

@@ -41,12 +41,14 @@ pub struct Images {
     secret: SigningSecret,
     /// Something changed that the fan-out wants to know.
     nudge: Notify,
+    /// An image waits for its scan.
+    scan_nudge: Notify,
 }
 
 impl Images {
     /// The images of a database.
     pub fn new(store: Store, fleet: Arc<Fleet>, objects: Objects, secret: SigningSecret) -> Self {
-        Self { store, fleet, objects, secret, nudge: Notify::new() }
+        Self { store, fleet, objects, secret, nudge: Notify::new(), scan_nudge: Notify::new() }
     }
 
     /// An image that the caller sees.
@@ -117,6 +119,7 @@ impl Images {
         let target = |worker_id| Target {
             worker_id,
             is_linked: self.fleet.link(worker_id).is_some(),
+            is_alive: self.fleet.is_alive(worker_id),
             row: row_of(worker_id).map(|row| Row {
                 status: row.shown.status,
                 cause: row.cause,
@@ -154,6 +157,16 @@ impl Images {
     /// Returns when somebody nudged.
     pub async fn nudged(&self) {
         self.nudge.notified().await;
+    }
+
+    /// Has the scanner look at once.
+    pub fn nudge_scanner(&self) {
+        self.scan_nudge.notify_one();
+    }
+
+    /// Returns when the scanner is to look.
+    pub async fn scan_wanted(&self) {
+        self.scan_nudge.notified().await;
     }
 }
 

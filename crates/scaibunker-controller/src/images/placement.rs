@@ -51,8 +51,7 @@ impl Images {
         let candidates: Vec<_> = found.iter().filter(is_meant).collect();
         // Of built-in images with one name, one that a linked worker has comes first.
         let at_hand = |record: &&&ImageRecord| {
-            record.image.source != ImageOrigin::BuiltIn
-                || !self.fleet.workers_with(&record.image).is_empty()
+            record.image.source != ImageOrigin::BuiltIn || self.fleet.has_image(&record.image)
         };
         let preferred = candidates.iter().filter(at_hand).map(|record| &record.image);
         let all = || candidates.iter().map(|record| &record.image);

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use scaibunker_api::{
     ids::WorkerId,
-    image::CacheStatus,
+    image::{CacheStatus, Image, ImageStatus},
     worker::{BakedRoot, ImageReport},
 };
 
@@ -54,16 +54,22 @@ impl Images {
         worker_id: WorkerId,
         report: &ImageReport,
     ) -> Result<(), Failure> {
-        if self.store.image(report.image_id).await?.is_none() {
+        let Some(record) = self.store.image(report.image_id).await? else {
             self.tell_to_forget(worker_id, report.image_id).await;
             // Should it not have heard: its next heartbeat is looked at again.
             self.fleet.forget_report(worker_id, report.image_id);
             return Ok(());
+        };
+        if !self.store.workers_of_image(report.image_id).await?.contains(&worker_id) {
+            // It was taken out of the image's groups while it was away.
+            return self.let_go(worker_id, report.image_id).await;
         }
-        self.note_report(worker_id, report).await?;
-        if let Some(baked) = &report.baked {
-            self.stored(report, baked).await?;
-        }
+        // The image is ready before a row says so: who reads the row may create at once.
+        let image = match &report.baked {
+            Some(baked) => self.stored(report, baked).await?.unwrap_or(record.image),
+            None => record.image,
+        };
+        self.note_report(worker_id, &seen_with(&image, report)).await?;
         let has_settled = matches!(report.status, CacheStatus::Ready | CacheStatus::Failed);
         if has_settled || report.error.is_some() {
             self.nudge();
@@ -78,24 +84,43 @@ impl Images {
         Ok(self.store.put_cache_row(worker_id, &report).await?)
     }
 
-    async fn stored(&self, report: &ImageReport, baked: &BakedRoot) -> Result<(), Failure> {
+    /// Takes a stored root as the image's, unless it has one; the image as it is then.
+    async fn stored(
+        &self,
+        report: &ImageReport,
+        baked: &BakedRoot,
+    ) -> Result<Option<Image>, Failure> {
         let id = report.image_id;
         // The worker may write below the image's own prefix and name nothing else.
         if !baked.key.starts_with(&format!("images/{id}/")) {
             tracing::warn!(image_id = %id, key = baked.key, "a worker names a key not the image's");
-            return Ok(());
+            return Ok(None);
         }
         for _ in 0..ATTEMPTS {
-            let Some(record) = self.store.image(id).await? else { return Ok(()) };
+            let Some(record) = self.store.image(id).await? else { return Ok(None) };
             let Some(next) = record.apply(ImageEvent::Stored(Box::new(baked.clone()))) else {
-                return Ok(());
+                return Ok(Some(record.image));
             };
             if self.store.update_image(&next).await? == Updated::Done {
                 tracing::info!(image_id = %id, digest = baked.digest, "an image is ready");
+                // Others may have baked it as well, with another result.
+                for (worker_id, report) in self.fleet.reports_of(id) {
+                    self.note_report(worker_id, &seen_with(&next.image, &report)).await?;
+                }
                 self.nudge();
-                return Ok(());
+                self.nudge_scanner();
+                return Ok(Some(next.image));
             }
         }
-        Ok(())
+        Ok(None)
     }
+}
+
+/// A worker that has another root than the one that became the image has not got the image.
+fn seen_with(image: &Image, report: &ImageReport) -> ImageReport {
+    let is_other = report.status == CacheStatus::Ready
+        && image.status == ImageStatus::Ready
+        && report.digest != image.digest;
+    let status = if is_other { CacheStatus::Pending } else { report.status };
+    ImageReport { status, ..report.clone() }
 }

@@ -82,17 +82,17 @@ impl State {
         refusals.next().map_or(Ok(()), Err)
     }
 
-    fn add(&mut self, buckets: &[Bucket], amounts: Amounts) {
-        for bucket in buckets {
+    fn add(&mut self, charge: &Charge) {
+        for bucket in &charge.buckets {
             let counter = self.counters.entry(*bucket).or_default();
-            *counter = counter.plus(amounts);
+            *counter = counter.plus(charge.counted_in(*bucket));
         }
     }
 
-    fn subtract(&mut self, buckets: &[Bucket], amounts: Amounts) {
-        for bucket in buckets {
+    fn subtract(&mut self, charge: &Charge) {
+        for bucket in &charge.buckets {
             let Entry::Occupied(mut counter) = self.counters.entry(*bucket) else { continue };
-            *counter.get_mut() = counter.get().minus(amounts);
+            *counter.get_mut() = counter.get().minus(charge.counted_in(*bucket));
             if *counter.get() == Amounts::default() {
                 counter.remove();
             }
@@ -101,10 +101,10 @@ impl State {
 
     fn set(&mut self, bunker: BunkerId, charge: Option<&Charge>) {
         if let Some(before) = self.charges.remove(&bunker) {
-            self.subtract(&before.buckets, before.counted());
+            self.subtract(&before);
         }
         if let Some(charge) = charge {
-            self.add(&charge.buckets, charge.counted());
+            self.add(charge);
             self.charges.insert(bunker, charge.clone());
         }
     }
@@ -137,7 +137,7 @@ impl Ledger for MemoryLedger {
         if state.charges.contains_key(&bunker) {
             return Ok(Ok(()));
         }
-        if let Err(exceeded) = state.check(profiles, charge.counted()) {
+        if let Err(exceeded) = state.check(profiles, charge.amounts) {
             return Ok(Err(exceeded));
         }
         state.set(bunker, Some(charge));

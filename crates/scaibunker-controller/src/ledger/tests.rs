@@ -199,7 +199,7 @@ async fn what_is_wrong_can_be_corrected(ledger: SharedLedger) {
     ledger.correct(id, Some(&moved)).await.unwrap();
     let snapshot = ledger.snapshot().await.unwrap();
     assert_eq!(snapshot.charges, HashMap::from([(id, moved.clone())]));
-    assert_eq!(snapshot.counters, HashMap::from([(other, moved.counted())]));
+    assert_eq!(snapshot.counters, HashMap::from([(other, moved.counted_in(other))]));
     ledger.recount().await.unwrap();
     assert_eq!(ledger.snapshot().await.unwrap(), snapshot);
     ledger.correct(id, None).await.unwrap();

@@ -77,7 +77,7 @@ impl Metrics {
         let http_durations = Durations::new_with_constructor(request_histogram);
         let (bunkers, workers) = (Family::default(), Family::default());
         let execs = Counter::default();
-        let placement = Histogram::new(exponential_buckets(0.000_1, 4.0, 8));
+        let placement = Histogram::new(exponential_buckets(0.000_05, 2.0, 14));
         let (quota_drift, rate_limited) = (Counter::default(), Counter::default());
         let (audit_failures, ledger_failures) = (Counter::default(), Counter::default());
         metrics.register("http_requests", "Answers to requests", http_requests.clone());

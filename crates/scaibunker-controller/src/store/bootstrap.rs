@@ -67,6 +67,18 @@ impl Store {
         Ok(())
     }
 
+    /// Whether there is a bootstrap key, which some controller has in its data directory.
+    pub async fn has_bootstrap_key(&self) -> Result<bool, StoreError> {
+        let row: Option<(String,)> = sqlx::query_as(
+            "SELECT id FROM api_keys WHERE name = $1 AND revoked_at IS NULL LIMIT 1",
+        )
+        .bind(BOOTSTRAP_KEY)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(StoreError::query("look for the bootstrap key"))?;
+        Ok(row.is_some())
+    }
+
     async fn first_super_admin(&self) -> Result<Option<(TenantId, UserId)>, StoreError> {
         let row: Option<(String, String)> = sqlx::query_as(
             "SELECT users.tenant_id, users.id FROM users \

@@ -15,6 +15,7 @@ pub(super) struct BunkerRow {
     status: String,
     status_reason: Option<String>,
     buckets: String,
+    starter_id: Option<String>,
     spec: String,
     created_at: i64,
     started_at: Option<i64>,
@@ -49,6 +50,7 @@ impl TryFrom<BunkerRow> for Bunker {
             from_json("bunkers.spec", &row.spec)?,
             from_micros("bunkers.created_at", row.created_at)?,
         );
+        bunker.starter = row.starter_id.map(|id| parsed("bunkers.starter_id", &id)).transpose()?;
         bunker.last_active_at = time("bunkers.last_active_at", row.last_active_at)?;
         Ok(bunker.with_stored_life(life, row.generation))
     }

@@ -8,6 +8,7 @@ use super::{
     IdempotencyKey, Inserted, Store, StoreError,
     bunker_row::{BunkerRow, bunkers},
     grouped_writes::Write,
+    select::Select,
     storable, to_json, to_micros,
 };
 use crate::domain::bunker::{Bunker, Life};
@@ -95,16 +96,14 @@ impl Store {
 
     /// Every bunker that holds resources, of one worker or of all.
     pub async fn live_bunkers(&self, worker: Option<WorkerId>) -> Result<Vec<Bunker>, StoreError> {
-        let rows: Vec<BunkerRow> = sqlx::query_as(
+        let mut query = Select::new(
             "SELECT * FROM bunkers WHERE status IN \
-             ('pending', 'provisioning', 'running', 'paused', 'terminating') \
-             AND ($1 IS NULL OR worker_id = $1)",
-        )
-        .bind(worker.map(|id| id.to_string()))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(StoreError::query("read the live bunkers"))?;
-        bunkers(rows)
+             ('pending', 'provisioning', 'running', 'paused', 'terminating')",
+        );
+        if let Some(worker) = worker {
+            query.push(" AND worker_id = ").bind(worker.to_string());
+        }
+        bunkers(query.fetch_all(&self.readers, "read the live bunkers").await?)
     }
 
     /// The bunkers whose lifetime was over at `now` and that nobody has ended yet.
@@ -124,7 +123,7 @@ impl Store {
     pub async fn idle_bunkers(&self, now: Timestamp) -> Result<Vec<Bunker>, StoreError> {
         let rows: Vec<BunkerRow> = sqlx::query_as(
             "SELECT * FROM bunkers WHERE status = 'running' \
-             AND idle_timeout_us <= $1 - COALESCE(last_active_at, started_at, created_at)",
+             AND COALESCE(last_active_at, started_at, created_at) + idle_timeout_us <= $1",
         )
         .bind(to_micros(now))
         .fetch_all(&self.readers)
@@ -162,9 +161,10 @@ impl LifeChange {
     }
 }
 
+/// Bounded, so that an index can add it to any time.
 fn idle_timeout_us(bunker: &Bunker) -> Option<i64> {
     let seconds = i64::try_from(bunker.spec.idle_timeout_s?).unwrap_or(i64::MAX);
-    Some(seconds.saturating_mul(1_000_000))
+    Some(seconds.saturating_mul(1_000_000).min(i64::MAX / 2))
 }
 
 pub(super) async fn insert_row(
@@ -174,8 +174,8 @@ pub(super) async fn insert_row(
     let life = bunker.life();
     sqlx::query(
         "INSERT INTO bunkers (id, tenant_id, owner_id, worker_id, generation, status, \
-         lifecycle_mode, spec, created_at, expires_at, buckets, idle_timeout_us) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         lifecycle_mode, spec, created_at, expires_at, buckets, idle_timeout_us, starter_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(bunker.id.to_string())
     .bind(bunker.tenant_id.to_string())
@@ -189,6 +189,7 @@ pub(super) async fn insert_row(
     .bind(bunker.expires_at().map(to_micros))
     .bind(to_json("bunkers.buckets", &bunker.buckets)?)
     .bind(idle_timeout_us(bunker))
+    .bind(bunker.starter.map(|id| id.to_string()))
     .execute(connection)
     .await
     .map_err(StoreError::query("insert a bunker"))

@@ -96,7 +96,8 @@ impl Store {
         rows.into_iter().map(CacheRow::try_from).collect()
     }
 
-    /// Forgets what a worker said of images other than these: it no longer has them.
+    /// Forgets that a worker had, or was getting, images other than these. What it let go or could
+    /// not get stays so until somebody asks for it.
     pub async fn keep_cache_rows(
         &self,
         worker_id: WorkerId,
@@ -106,15 +107,28 @@ impl Store {
         select.bind(worker_id.to_string());
         let rows: Vec<Row> =
             select.fetch_all(&self.readers, "read what a worker has of images").await?;
-        let is_gone = |row: &&Row| !images.iter().any(|id| id.to_string() == row.image_id);
+        let is_gone = |row: &&Row| {
+            row.cause.is_none() && !images.iter().any(|id| id.to_string() == row.image_id)
+        };
         for row in rows.iter().filter(is_gone) {
-            sqlx::query("DELETE FROM image_cache WHERE worker_id = $1 AND image_id = $2")
-                .bind(&row.worker_id)
-                .bind(&row.image_id)
-                .execute(&self.writer)
-                .await
-                .map_err(StoreError::query("forget what a worker has of an image"))?;
+            let image_id = parsed("image_cache.image_id", &row.image_id)?;
+            self.forget_cache_row(worker_id, image_id).await?;
         }
+        Ok(())
+    }
+
+    /// Forgets what a worker said of an image.
+    pub async fn forget_cache_row(
+        &self,
+        worker_id: WorkerId,
+        image_id: ImageId,
+    ) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM image_cache WHERE worker_id = $1 AND image_id = $2")
+            .bind(worker_id.to_string())
+            .bind(image_id.to_string())
+            .execute(&self.writer)
+            .await
+            .map_err(StoreError::query("forget what a worker has of an image"))?;
         Ok(())
     }
 

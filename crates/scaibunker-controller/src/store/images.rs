@@ -97,6 +97,7 @@ impl TryFrom<ImageRow> for ImageRecord {
             config: row.config.map(|json| from_json("images.config", &json)).transpose()?,
             scan_status: match row.scan_status {
                 Some(status) => from_word("image_scans.status", &status)?,
+                None if row.source == BUILT_IN => ScanStatus::Skipped,
                 None => ScanStatus::Pending,
             },
         };
@@ -369,6 +370,19 @@ impl Store {
         }
         transaction.commit().await.map_err(failed())?;
         Ok(updated)
+    }
+
+    /// Whether an image that is not deleted has the same source.
+    pub async fn is_source_in_use(&self, image: &Image) -> Result<bool, StoreError> {
+        let mut select = Select::new(IMAGES);
+        select
+            .push(" WHERE deleted_at IS NULL AND images.id <> ")
+            .bind(image.id.to_string())
+            .push(" AND source = ")
+            .bind(to_json("images.source", &image.source)?)
+            .limit(1);
+        let rows: Vec<ImageRow> = select.fetch_all(&self.readers, "read the images").await?;
+        Ok(!rows.is_empty())
     }
 
     /// The images about which something may have to be done: those that are not baked, and those

@@ -9,10 +9,12 @@ mod api_keys;
 mod audit;
 mod availability_groups;
 mod bootstrap;
+mod bridges;
 mod bunker_list;
 mod bunker_row;
 mod bunkers;
 mod changes;
+mod controllers;
 mod counts;
 mod custom_roles;
 mod database;
@@ -20,6 +22,7 @@ mod grouped_writes;
 mod groups;
 mod idempotency;
 mod image_cache;
+mod image_scans;
 mod images;
 mod partners;
 mod quotas;
@@ -40,10 +43,12 @@ pub use self::{
     audit::AuditFilter,
     bunker_list::{BunkerFilter, LabelFilter},
     changes::{Inserted, Removed, Updated},
+    controllers::SeenController,
     database::{DatabaseUrl, InvalidDatabaseUrl},
     groups::GroupRefused,
     idempotency::{IdempotencyKey, StoredKey},
     image_cache::CacheRow,
+    image_scans::ScanLease,
     images::ImageFilter,
     users::{StoredUser, UserFilter},
 };
@@ -67,6 +72,24 @@ pub enum StoreError {
 impl StoreError {
     fn query(action: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Query { action, source }
+    }
+
+    /// Whether the database cannot be reached or is not serving at the moment, so that the same may
+    /// work in a while.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        /// Shutting down, crashed, starting, out of connections (PostgreSQL's appendix A).
+        const PASSING: [&str; 4] = ["57P01", "57P02", "57P03", "53300"];
+        match self {
+            Self::Query { source, .. } | Self::Open { source, .. } => match source {
+                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+                sqlx::Error::Database(error) => {
+                    error.code().is_some_and(|code| PASSING.contains(&&*code))
+                }
+                _ => false,
+            },
+            Self::Migrate(_) | Self::Corrupt { .. } => false,
+        }
     }
 
     fn corrupt<E: std::fmt::Display>(column: &'static str) -> impl FnOnce(E) -> Self {

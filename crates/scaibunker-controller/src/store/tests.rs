@@ -6,6 +6,7 @@ mod bunkers;
 mod foundations;
 mod groups;
 mod iam;
+mod images;
 mod lists;
 mod losses;
 mod migration;
@@ -16,7 +17,7 @@ mod world;
 
 use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::{
-    bunker::BunkerStatus,
+    bunker::{BunkerStatus, NetworkProfile},
     ids::{BunkerId, TenantId, UserId, WorkerId},
     worker::Capacity,
 };
@@ -89,6 +90,7 @@ on_both! {
     foundations:
         keys_of_requests_keep_their_first_answer,
         the_bootstrap_key_is_replaced,
+        a_task_is_one_controllers_until_it_lets_go,
         a_closed_store_is_an_error;
     migration:
         what_the_first_version_wrote_is_there;
@@ -118,6 +120,11 @@ on_both! {
         a_deleted_user_is_gone_with_all_that_it_had,
         keys_are_found_by_their_hash_until_they_are_revoked,
         custom_roles_have_unique_names_and_stay_while_they_are_given;
+    images:
+        an_image_is_read_as_it_was_written,
+        what_workers_have_is_the_newest_they_said,
+        a_group_has_its_members_until_it_goes,
+        a_scan_is_one_scanners_at_a_time;
     quotas:
         a_profile_is_read_as_it_was_written,
         the_default_profile_stays_and_is_one,
@@ -150,9 +157,17 @@ fn worker() -> WorkerRecord {
         name: "worker".to_owned(),
         version: "1".to_owned(),
         engine: "simulated".to_owned(),
-        capacity: Capacity { cpu_millicores: 8_000, memory_mb: 16_384, disk_mb: 100_000 },
+        capacity: Capacity {
+            cpu_millicores: 8_000,
+            memory_mb: 16_384,
+            disk_mb: 100_000,
+            gpu_count: 2,
+        },
+        gpu_type: Some("a100".to_owned()),
+        network_profiles: vec![NetworkProfile::Isolated, NetworkProfile::Registry],
         images: Vec::new(),
         last_heartbeat: now(),
+        drained_at: None,
     }
 }
 

@@ -4,7 +4,10 @@
 //! an answer to a question that was asked after the rows were read: a heartbeat may have been
 //! written before a bunker was started.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::{
@@ -29,6 +32,8 @@ pub struct Reconciler {
     store: Store,
     fleet: Arc<Fleet>,
     bunkers: Arc<Bunkers>,
+    /// What each worker reported last of its own accord, once it was settled.
+    settled: Mutex<HashMap<WorkerId, HashMap<BunkerId, BunkerReport>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +48,7 @@ impl Reconciler {
     /// A reconciler of `store` and `fleet`.
     #[must_use]
     pub fn new(store: Store, fleet: Arc<Fleet>, bunkers: Arc<Bunkers>) -> Self {
-        Self { store, fleet, bunkers }
+        Self { store, fleet, bunkers, settled: Mutex::default() }
     }
 
     /// Asks every linked worker what it holds.
@@ -65,39 +70,67 @@ impl Reconciler {
             for row in rows.iter().filter(|row| !held.contains_key(&row.id)) {
                 self.settle(&link, row.id, Some(row), None, request_id).await?;
             }
-            self.settle_reports(&link, &reports, request_id).await
+            let rows = rows.iter().map(|row| (row.id, row)).collect();
+            self.settle_reports(&link, reports.iter(), &rows, request_id).await
         };
         if let Err(error) = work.instrument(span).await {
             tracing::warn!(%worker_id, error = chain(&error), "cannot reconcile with a worker");
         }
     }
 
-    /// Settles what a worker reported of its own accord.
+    /// Settles what is new in what a worker reported of its own accord. What is not was settled when
+    /// it was, and is looked at by [`Self::reconcile_all`].
     pub async fn observe(&self, worker_id: WorkerId, reports: &[BunkerReport]) {
         let request_id = RequestId::generate();
         let span = tracing::info_span!("observe", %request_id, %worker_id);
-        let Some(link) = self.fleet.link(worker_id) else { return };
-        let work = self.settle_reports(&link, reports, request_id);
-        if let Err(error) = work.instrument(span).await {
-            tracing::warn!(%worker_id, error = chain(&error), "cannot settle a worker's reports");
+        let Some(link) = self.fleet.link(worker_id) else {
+            self.settled().remove(&worker_id);
+            return;
+        };
+        let before = self.settled().remove(&worker_id).unwrap_or_default();
+        let news = reports.iter().filter(|report| before.get(&report.id) != Some(report));
+        let unread = HashMap::new();
+        let work = self.settle_reports(&link, news, &unread, request_id);
+        match work.instrument(span).await {
+            Ok(()) => {
+                let reports = reports.iter().map(|report| (report.id, report.clone())).collect();
+                self.settled().insert(worker_id, reports);
+            }
+            Err(error) => {
+                tracing::warn!(%worker_id, error = chain(&error), "cannot settle a worker's reports");
+            }
         }
+    }
+
+    fn settled(&self) -> MutexGuard<'_, HashMap<WorkerId, HashMap<BunkerId, BunkerReport>>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn settle_reports(
         &self,
         link: &Link,
-        reports: &[BunkerReport],
+        reports: impl Iterator<Item = &BunkerReport>,
+        live: &HashMap<BunkerId, &Bunker>,
         request_id: RequestId,
     ) -> Result<(), ReconcileError> {
         for report in reports {
-            // Read after the report was written: a row that is missing now was never there.
-            let row = self.store.bunker(report.id).await?;
-            if let (Some(row), Some(active_at)) = (&row, report.last_active_at)
+            // Of a row that was live a moment ago nothing is concluded but changes of that version
+            // of it. Any other is read after the report was written: one that is missing now was
+            // never there.
+            let read;
+            let row = match live.get(&report.id) {
+                Some(row) => Some(*row),
+                None => {
+                    read = self.store.bunker(report.id).await?;
+                    read.as_ref()
+                }
+            };
+            if let (Some(row), Some(active_at)) = (row, report.last_active_at)
                 && is_news(row, active_at)
             {
                 self.store.touch_bunker(row.id, active_at).await?;
             }
-            self.settle(link, report.id, row.as_ref(), Some(report), request_id).await?;
+            self.settle(link, report.id, row, Some(report), request_id).await?;
         }
         Ok(())
     }
@@ -110,7 +143,10 @@ impl Reconciler {
         report: Option<&BunkerReport>,
         request_id: RequestId,
     ) -> Result<(), ReconcileError> {
-        if self.bunkers.is_starting(id) {
+        // Who starts it writes down what comes of that, as long as there is one.
+        let starter = row.filter(|row| row.is_starting()).and_then(|row| row.starter);
+        let is_anothers = starter.is_some_and(|starter| self.bunkers.is_another_alive(starter));
+        if self.bunkers.is_starting(id) || is_anothers {
             return Ok(());
         }
         let request_id = request_id.to_string();

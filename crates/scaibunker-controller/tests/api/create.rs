@@ -6,7 +6,11 @@ use http::Method;
 use scaibunker_api::worker::Capacity;
 use serde_json::{Value, json};
 
-use crate::{client::eventually, server::Server, sim_worker::SimWorker};
+use crate::{
+    client::{Answer, eventually},
+    server::Server,
+    sim_worker::SimWorker,
+};
 
 #[tokio::test]
 async fn a_bunker_is_pending_at_once_and_running_soon() {
@@ -82,7 +86,7 @@ async fn concurrent_creates_never_take_more_than_there_is_and_give_it_back() {
     let server = Server::start(dir.path()).await;
     let worker = SimWorker::new();
     *worker.capacity.lock().unwrap() =
-        Capacity { cpu_millicores: 100_000, memory_mb: 1_280, disk_mb: 100_000 };
+        Capacity { cpu_millicores: 100_000, memory_mb: 1_280, disk_mb: 100_000, gpu_count: 0 };
     server.link(&worker).await;
     for _ in 0..2 {
         let creates = (0..20).map(|_| {
@@ -113,7 +117,10 @@ async fn concurrent_creates_never_take_more_than_there_is_and_give_it_back() {
             server.api.delete(&format!("/bunkers/{id}")).await;
         }
         let allocated = &server.api.get(&path).await.data()["allocated"].clone();
-        assert_eq!(allocated, &json!({ "cpu_millicores": 0, "memory_mb": 0, "disk_mb": 0 }));
+        assert_eq!(
+            allocated,
+            &json!({ "cpu_millicores": 0, "memory_mb": 0, "disk_mb": 0, "gpu_count": 0 })
+        );
     }
     server.stop().await;
 }
@@ -170,5 +177,46 @@ async fn concurrent_requests_with_one_key_make_one_bunker() {
     assert_eq!(worker.starts.load(Ordering::Relaxed), 1);
     let worker = server.api.get(&format!("/workers/{}", worker.id())).await;
     assert_eq!(worker.data()["allocated"]["memory_mb"], 256, "the losers took nothing");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn gpus_go_to_those_who_ask_for_them_and_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let (plain, with_gpus) = (SimWorker::new(), SimWorker::new());
+    with_gpus.capacity.lock().unwrap().gpu_count = 2;
+    server.link(&plain).await;
+    server.link(&with_gpus).await;
+    let create = async |gpus: u32, kind: Option<&str>| {
+        let body = json!({ "image": "busybox", "gpu_count": gpus, "gpu_type": kind });
+        server.api.post("/bunkers?wait=true", &body).await
+    };
+    let worker_of = |answer: &Answer| answer.data()["worker_id"].as_str().unwrap().to_owned();
+    let one = create(1, Some("sim-gpu")).await;
+    assert_eq!(
+        (&one.data()["gpu_count"], worker_of(&one)),
+        (&json!(1), with_gpus.id().to_string())
+    );
+    // Who needs none does not take the room of those who do.
+    assert_eq!(worker_of(&create(0, None).await), plain.id().to_string());
+    let refused = create(2, None).await;
+    assert_eq!(refused.error(), (503, "WORKER_UNAVAILABLE"));
+    assert_eq!(refused.fields(), ["gpu_count"]);
+    assert!(refused.json.to_string().contains("the largest free amount is 1"), "{}", refused.json);
+    let other = create(1, Some("other-gpu")).await;
+    assert_eq!((other.error(), other.fields()), ((503, "WORKER_UNAVAILABLE"), vec!["gpu_type"]));
+    assert_eq!(create(0, Some("sim-gpu")).await.error(), (422, "VALIDATION_ERROR"));
+    let path = format!("/workers/{}", with_gpus.id());
+    let shown = server.api.get(&path).await.data().clone();
+    assert_eq!(
+        (&shown["allocated"]["gpu_count"], &shown["gpu_type"]),
+        (&json!(1), &json!("sim-gpu"))
+    );
+    let usage = server.api.get("/quota-profiles/usage").await.data().clone();
+    assert_eq!(usage[0]["resources"]["gpu_count"]["current"], 1, "{usage}");
+    server.api.delete(&format!("/bunkers/{}", one.data()["id"].as_str().unwrap())).await.data();
+    let both = eventually(async || create(2, Some("sim-gpu")).await.status == 201);
+    assert!(both.await);
     server.stop().await;
 }

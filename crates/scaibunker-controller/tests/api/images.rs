@@ -5,12 +5,13 @@ use scaibunker_api::{
     ids::ImageId,
     worker::{BakeSource, ImageFaultCause, ImageFrom},
 };
+use scaibunker_controller::ControllerConfig;
 use serde_json::{Value, json};
 
 use crate::{
     client::{Api, eventually},
     people::{outcome, person, tenant},
-    server::Server,
+    server::{Server, config},
     sim_worker::{SimWorker, images::digest_of},
 };
 
@@ -112,7 +113,6 @@ async fn an_image_is_baked_once_and_brought_to_every_worker() {
         (&json!("ready"), &json!(digest_of(parsed(&id))))
     );
     assert_eq!(image["config"]["user"], "1000");
-    assert_eq!(image["scan_status"], "pending");
     let counts: Vec<_> = home.workers.iter().map(|worker| worker.images.counts()).collect();
     assert_eq!(counts.iter().map(|(bakes, _)| bakes).sum::<usize>(), 1, "{counts:?}");
     assert_eq!(counts.iter().map(|(_, fetches)| fetches).sum::<usize>(), 2, "{counts:?}");
@@ -186,14 +186,12 @@ async fn a_fault_of_a_worker_leads_to_the_next() {
 
 #[tokio::test]
 async fn a_worker_that_failed_while_another_bakes_is_asked_again_after_a_warm() {
-    let home = Home::new(2).await;
-    *home.workers[0].images.fault.lock().unwrap() = Some(ImageFaultCause::NoSpace);
-    *home.workers[1].images.is_slow.lock().unwrap() = true;
-    let id = home.add(json!({ "name": "app", "source": oci() })).await;
+    let (home, baker, id) = a_slow_bake().await;
+    home.workers[baker].images.fail(ImageFaultCause::NoSpace);
     home.until_rows(&id, &["failed", "baking"]).await;
-    *home.workers[0].images.fault.lock().unwrap() = None;
     home.warm(&id).await;
-    home.workers[1].images.finish();
+    home.workers[baker].images.finish();
+    home.workers[1 - baker].images.finish();
     home.until_rows(&id, &["ready", "ready"]).await;
 }
 
@@ -209,25 +207,162 @@ async fn an_image_whose_every_worker_fails_has_failed() {
     assert_eq!(home.image(&id).await["status_reason"], "fault: NoSpace");
 }
 
-#[tokio::test]
-async fn a_baker_that_goes_away_is_replaced() {
-    let home = Home::new(2).await;
+/// Two workers that silence ends after a second, one of which bakes an image: who, and the image.
+async fn a_slow_bake() -> (Home, usize, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let worker_stale_after = std::time::Duration::from_secs(1);
+    let config = ControllerConfig { worker_stale_after, ..config(dir.path()) };
+    let server = Server::start_with(config).await;
+    let workers = vec![server.worker().await, server.worker().await];
+    let home = Home { server, workers, _dir: dir };
     for worker in &home.workers {
         *worker.images.is_slow.lock().unwrap() = true;
     }
     let id = home.add(json!({ "name": "app", "source": oci() })).await;
     home.until_rows(&id, &["baking", "pending"]).await;
     let baker = home.workers.iter().position(|worker| worker.images.counts().0 == 1).unwrap();
-    assert_eq!(
-        home.rows(&id).await.iter().find(|r| r["status"] == "baking").unwrap()["progress"],
-        40
-    );
+    let rows = home.rows(&id).await;
+    assert_eq!(rows.iter().find(|row| row["status"] == "baking").unwrap()["progress"], 40);
+    (home, baker, id)
+}
+
+#[tokio::test]
+async fn a_baker_that_goes_away_is_replaced() {
+    let (home, baker, id) = a_slow_bake().await;
     home.workers[baker].cut_link();
     let other = &home.workers[1 - baker];
-    let taken_over = eventually(async || other.images.counts().0 == 1);
+    let taken_over = eventually(async || {
+        other.heartbeat(&home.server.base).await;
+        other.images.counts().0 == 1
+    });
     assert!(taken_over.await);
     other.images.finish();
+    let ready = eventually(async || {
+        other.heartbeat(&home.server.base).await;
+        home.image(&id).await["status"] == "ready"
+    });
+    assert!(ready.await);
+}
+
+#[tokio::test]
+async fn a_baker_whose_link_breaks_for_a_moment_goes_on() {
+    let (home, baker, id) = a_slow_bake().await;
+    for _ in 0..3 {
+        home.workers[baker].cut_link();
+        home.beat().await;
+        // The fan-out looks while the link is broken.
+        home.warm(&id).await;
+        home.server.link(&home.workers[baker]).await;
+        home.beat().await;
+    }
+    home.workers[baker].images.finish();
     home.until_status(&id, "ready").await;
+    assert_eq!(home.workers[1 - baker].images.counts().0, 0);
+}
+
+#[tokio::test]
+async fn a_worker_with_another_root_than_the_images_gets_the_images() {
+    let (home, baker, id) = a_slow_bake().await;
+    *home.workers[1 - baker].images.is_slow.lock().unwrap() = false;
+    home.workers[baker].images.finish();
+    home.until_rows(&id, &["ready", "ready"]).await;
+    let odd = &home.workers[1 - baker];
+    odd.images.held.lock().unwrap().get_mut(&parsed(&id)).unwrap().digest = Some("sha256:x".into());
+    home.until_rows(&id, &["ready", "pending"]).await;
+    odd.images.held.lock().unwrap().clear();
+    home.until_rows(&id, &["ready", "ready"]).await;
+}
+
+#[tokio::test]
+async fn a_lazy_image_goes_where_there_is_room() {
+    let home = Home::new(1).await;
+    let body = json!({ "name": "app", "source": oci(), "lazy_pull": true });
+    let id = home.add(body).await;
+    home.until_status(&id, "ready").await;
+    let large = json!({ "image": "app", "memory_mb": 2048 });
+    let create = async || home.api().post("/bunkers?wait=true", &large).await;
+    create().await.data();
+    let full = create().await;
+    assert_eq!(full.error(), (503, "WORKER_UNAVAILABLE"));
+    let late = home.server.worker().await;
+    assert_eq!(create().await.data()["worker_id"], late.id().to_string());
+    assert_eq!(create().await.error(), (503, "WORKER_UNAVAILABLE"));
+}
+
+#[tokio::test]
+async fn a_bunker_that_waits_for_its_image_can_be_ended() {
+    let home = Home::new(1).await;
+    let id = home.add(json!({ "name": "app", "source": oci() })).await;
+    home.until_rows(&id, &["ready"]).await;
+    let worker = &home.workers[0];
+    worker.images.evict(parsed(&id));
+    home.until_rows(&id, &["pending"]).await;
+    *worker.images.is_slow.lock().unwrap() = true;
+    let made = home.api().post("/bunkers", &json!({ "image": "app" })).await;
+    let bunker = format!("/bunkers/{}", made.data()["id"].as_str().unwrap());
+    let status = async || home.api().get(&bunker).await.data()["status"].clone();
+    assert!(eventually(async || status().await == "provisioning").await);
+    home.api().delete(&bunker).await.data();
+    assert!(eventually(async || status().await == "terminated").await);
+    worker.images.finish();
+    home.beat().await;
+    // One that is wanted starts meanwhile; the other never did.
+    home.create("app").await.data();
+    assert_eq!(worker.starts.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_scan_without_a_scanner_says_so() {
+    let home = Home::new(1).await;
+    let id = home.add(json!({ "name": "app", "source": oci() })).await;
+    let path = format!("/images/{id}/scan");
+    let scan = async || home.api().get(&path).await.data().clone();
+    home.until_status(&id, "ready").await;
+    let failed = eventually(async || scan().await["status"] == "failed");
+    assert!(failed.await, "{}", scan().await);
+    let found = scan().await;
+    assert!(found["message"].as_str().unwrap().starts_with("scanner not available"), "{found}");
+    let before = found["requested_at"].as_str().unwrap().to_owned();
+    let asked = home.api().post(&path, &Value::Null).await;
+    assert_eq!(asked.status, 202);
+    assert!(asked.data()["requested_at"].as_str().unwrap() > before.as_str());
+    let viewer = tenant(home.api(), "other").await;
+    let viewer = person(home.api(), &viewer, "tenant_admin", &[]).await.api;
+    assert_eq!(viewer.post(&path, &Value::Null).await.error(), (404, "IMAGE_NOT_FOUND"));
+    let images = home.api().get("/images").await.data().clone();
+    let built_in = images.as_array().unwrap().iter().find(|i| i["name"] == "busybox").unwrap();
+    assert_eq!(built_in["scan_status"], "skipped");
+    let path = format!("/images/{}/scan", built_in["id"].as_str().unwrap());
+    assert_eq!(viewer.get(&path).await.data()["status"], "skipped");
+    assert_eq!(viewer.post(&path, &Value::Null).await.data()["requested_at"], Value::Null);
+}
+
+#[tokio::test]
+async fn an_upload_of_two_images_goes_with_the_last() {
+    let home = Home::new(1).await;
+    let owner = tenant(home.api(), "uploader").await;
+    let owner = person(home.api(), &owner, "tenant_admin", &[]).await;
+    let account = home.api().get(&format!("//v1/iam/users/{}", owner.id)).await;
+    let tenant = account.data()["tenant_id"].as_str().unwrap().to_owned();
+    let key = format!("images/uploads/{tenant}/app.tar");
+    let stored = home.server.api.with_key(crate::server::WORKER_TOKEN);
+    let object = format!("/storage/{key}");
+    let put = stored.call(Method::PUT, &object, &[], "an archive").await;
+    assert!(put.status.is_success(), "{}", put.json);
+    let source = json!({ "kind": "tar", "key": key });
+    let mut made = Vec::new();
+    for name in ["one", "two"] {
+        let answer = owner.api.post("/images", &json!({ "name": name, "source": source })).await;
+        made.push(format!("/images/{}", answer.data()["id"].as_str().unwrap()));
+    }
+    let is_there = async || {
+        let answer = stored.send(Method::HEAD, &object, &[], "").await;
+        answer.status().is_success()
+    };
+    owner.api.done(Method::DELETE, &made[0], &Value::Null).await;
+    assert!(is_there().await);
+    owner.api.done(Method::DELETE, &made[1], &Value::Null).await;
+    assert!(!is_there().await);
 }
 
 #[tokio::test]
@@ -292,6 +427,33 @@ async fn an_image_is_kept_where_its_groups_are() {
     let error = api.delete(&format!("/availability-groups/{default}")).await;
     assert_eq!(error.error(), (409, "IN_USE"));
     api.done(Method::DELETE, &format!("/availability-groups/{group}"), &Value::Null).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_a_group_lets_go_of_its_images() {
+    let home = Home::new(2).await;
+    let id = home.add(json!({ "name": "app", "source": oci() })).await;
+    home.until_rows(&id, &["ready", "ready"]).await;
+    let group = home.api().get("/availability-groups").await.data()[0]["id"].clone();
+    let group = group.as_str().unwrap().to_owned();
+    let leaving = &home.workers[0];
+    let member = format!("/availability-groups/{group}/workers/{}", leaving.id());
+    let kept = leaving.images.reports();
+    home.api().done(Method::DELETE, &member, &Value::Null).await;
+    assert!(leaving.images.reports().is_empty());
+    assert_eq!(home.rows(&id).await.len(), 1);
+    for _ in 0..2 {
+        let bunker = home.create("app").await;
+        assert_eq!(bunker.data()["worker_id"], home.workers[1].id().to_string());
+    }
+    // One that was away meanwhile is told when it is back.
+    leaving.images.held.lock().unwrap().extend(kept.into_iter().map(|r| (r.image_id, r)));
+    let forgotten = eventually(async || {
+        home.beat().await;
+        leaving.images.reports().is_empty()
+    });
+    assert!(forgotten.await);
+    assert_eq!(home.rows(&id).await.len(), 1);
 }
 
 #[tokio::test]

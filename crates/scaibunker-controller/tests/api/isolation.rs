@@ -64,6 +64,7 @@ impl Objects {
             format!("//v1/iam/api-keys/{}", id("key_")),
             format!("/images/{}", id("img_")),
             format!("/images/{}/cache", id("img_")),
+            format!("/images/{}/scan", id("img_")),
             format!("/quota-profiles/{}", id("qpf_")),
             format!("/quota-profiles/{}/assignments", id("qpf_")),
             format!("/bunkers/{}", id("bnk_")),

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails shall say where")]
 
 mod audit;
+mod bridges;
 mod client;
 mod contention;
 mod conventions;
@@ -25,6 +26,7 @@ mod pause;
 mod people;
 mod quotas;
 mod reconcile;
+mod replicas;
 mod schemathesis;
 mod server;
 #[path = "../servers/mod.rs"]
@@ -34,3 +36,4 @@ mod sim_worker;
 mod state;
 mod storage;
 mod transfers;
+mod workers;

@@ -22,7 +22,8 @@ async fn health_in_detail_names_what_the_process_depends_on() {
     assert_eq!([&health["database"]["kind"], &health["ledger"]["kind"]], kinds);
     assert_eq!(health["database"]["is_ok"], true);
     assert_eq!(health["ledger"]["is_ok"], true);
-    assert_eq!(health["workers"], json!({ "online": 1, "offline": 0 }));
+    let workers = json!({ "online": 1, "offline": 0, "draining": 0, "drained": 0 });
+    assert_eq!(health["workers"], workers);
     assert_eq!(health["linked_workers"], 1);
     assert_eq!(health["tasks"]["reaper"]["last_error"], json!(null));
     assert_eq!(health["is_draining"], false);

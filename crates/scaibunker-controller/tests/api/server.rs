@@ -26,6 +26,7 @@ pub fn config(dir: &Path) -> ControllerConfig {
     state::choose(ControllerConfig {
         drain_limit: Duration::from_millis(300),
         rate_limits: RateLimits::OFF,
+        trivy: "/nonexistent/trivy".into(),
         ..ControllerConfig::new(dir.to_owned(), WORKER_TOKEN.to_owned())
     })
 }
@@ -49,6 +50,12 @@ impl Server {
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.serving.await.unwrap().unwrap();
+    }
+
+    /// Ends it as a crash would: nothing is said to anybody.
+    pub async fn kill(self) {
+        self.serving.abort();
+        let _ = self.serving.await;
     }
 
     /// The key of a user to whom nothing is granted.

@@ -66,3 +66,9 @@ fn given(dir: &Path) -> (String, u32) {
     let entry = given.entry(dir.to_owned());
     entry.or_insert_with(|| (PostgresServer::shared().database(), number)).clone()
 }
+
+/// Gives the controller on `other` the state of the one on `dir`.
+pub fn share(dir: &Path, other: &Path) {
+    let state = given(dir);
+    GIVEN.lock().unwrap().insert(other.to_owned(), state);
+}

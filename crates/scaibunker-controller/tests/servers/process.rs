@@ -64,7 +64,7 @@ impl ServerProcess {
         let _ = self.child.wait();
     }
 
-    fn pid(&self) -> rustix::process::Pid {
+    pub fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(&self.child)
     }
 }

@@ -47,6 +47,14 @@ impl RedisServer {
         assert_eq!(done.stdout, b"OK\n", "{done:?}");
     }
 
+    /// Whether one of its databases has a key.
+    pub fn has(&self, number: u32, key: &str) -> bool {
+        let mut client = Command::new("redis-cli");
+        client.arg("-s").arg(socket(self.dir.path())).args(["-n", &number.to_string()]);
+        let done = client.args(["EXISTS", key]).output().unwrap();
+        done.stdout == b"1\n"
+    }
+
     /// Ends it as a crash would; nothing was saved.
     pub fn kill(&mut self) {
         self.process.kill();

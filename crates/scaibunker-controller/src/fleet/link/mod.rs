@@ -1,5 +1,6 @@
 //! The controller's end of a link: an HTTP/2 client on the connection that the worker dialled.
 
+mod bridges;
 mod bunkers;
 mod exchange;
 mod execs;
@@ -36,8 +37,8 @@ pub use self::{
     files::FileRequest,
 };
 
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(4);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(6);
 /// What one unread stream may hold in this process.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// The largest that HTTP/2 has. Streams whose readers stall use the connection's window up; were

@@ -52,13 +52,17 @@ pub(in crate::http) async fn upload(
     headers: HeaderMap,
     JsonBody(request): JsonBody<UploadRequest>,
 ) -> Result<Answer<Upload>, Fault> {
-    let base_url = base_url(app.public_url.as_deref(), &headers)?;
+    let base_url = base_url(app.public_url.as_deref(), app.scheme, &headers)?;
     let upload = app.transfers.upload(&actor, id, request, &base_url).await?;
     Ok(Answer(StatusCode::CREATED, upload))
 }
 
 /// Where clients find the API: where the operator says, else where this one has found it.
-fn base_url(public_url: Option<&str>, headers: &HeaderMap) -> Result<String, ErrorBody> {
+fn base_url(
+    public_url: Option<&str>,
+    scheme: &str,
+    headers: &HeaderMap,
+) -> Result<String, ErrorBody> {
     if let Some(url) = public_url {
         return Ok(format!("{}{API_PREFIX}", url.trim_end_matches('/')));
     }
@@ -66,7 +70,7 @@ fn base_url(public_url: Option<&str>, headers: &HeaderMap) -> Result<String, Err
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
     match host {
         Some(host) if !host.is_empty() && host.bytes().all(is_plain) => {
-            Ok(format!("http://{host}{API_PREFIX}"))
+            Ok(format!("{scheme}://{host}{API_PREFIX}"))
         }
         _ => Err(ErrorBody::invalid("Host", "must name the server that the URL is to be for")),
     }
@@ -89,13 +93,13 @@ mod tests {
     #[test]
     fn a_url_is_for_where_the_api_is() {
         let host = |host: &str| HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
-        let base = |url, headers: &HeaderMap| base_url(url, headers).unwrap();
+        let base = |url, headers: &HeaderMap| base_url(url, "http", headers).unwrap();
         assert_eq!(base(None, &host("[::1]:8420")), format!("http://[::1]:8420{API_PREFIX}"));
         let public = base(Some("https://a.example/"), &host("b"));
         assert_eq!(public, format!("https://a.example{API_PREFIX}"));
         for wrong in ["", "a/b", "a?b", "a b", "u@h"] {
-            assert!(base_url(None, &host(wrong)).is_err(), "{wrong}");
+            assert!(base_url(None, "https", &host(wrong)).is_err(), "{wrong}");
         }
-        assert!(base_url(None, &HeaderMap::new()).is_err());
+        assert!(base_url(None, "https", &HeaderMap::new()).is_err());
     }
 }

@@ -326,7 +326,8 @@ fn failures(route: &RouteInfo) -> BTreeSet<ErrorCode> {
     let mut codes: BTreeSet<_> = route.errors.iter().copied().collect();
     codes.insert(ErrorCode::Internal);
     if route.access != Access::Public {
-        codes.insert(ErrorCode::Unauthorized);
+        // The database or the ledger may be away.
+        codes.extend([ErrorCode::Unauthorized, ErrorCode::NotReady]);
     }
     if route.access.is_by_actor() {
         codes.extend([ErrorCode::RateLimited, ErrorCode::ValidationError]);

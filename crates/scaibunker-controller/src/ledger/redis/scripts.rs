@@ -19,17 +19,18 @@ local function words(text)
   for word in string.gmatch(text, '%S+') do list[#list + 1] = word end
   return list
 end
-local function counted(charge)
+local function amounts_of(charge)
   local amounts = {}
   for n = 1, 6 do amounts[n] = tonumber(charge[n + 1]) end
-  if charge[1] == '1' then amounts[3] = 0 end
   return amounts
 end
 local function add(counters, charge, sign)
-  local amounts = counted(charge)
+  local amounts = amounts_of(charge)
   for at = 8, #charge do
+    -- A paused bunker keeps its CPU on its worker alone.
+    local is_left_out = charge[1] == '1' and string.sub(charge[at], 1, 7) ~= 'worker:'
     for n = 1, 6 do
-      if amounts[n] > 0 then
+      if amounts[n] > 0 and not (n == 3 and is_left_out) then
         local field = charge[at] .. '#' .. n
         local sum = redis.call('HINCRBY', counters, field, string.format('%.0f', sign * amounts[n]))
         if sum <= 0 then redis.call('HDEL', counters, field) end
@@ -75,7 +76,7 @@ end
 
 const RESERVE: &str = r"
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return {} end
-local refusal = exceeded(KEYS[3], counted(words(ARGV[2])), 3)
+local refusal = exceeded(KEYS[3], amounts_of(words(ARGV[2])), 3)
 if refusal then return refusal end
 set(KEYS[2], KEYS[3], ARGV[1], ARGV[2])
 return {}

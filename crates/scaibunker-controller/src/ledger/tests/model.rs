@@ -8,8 +8,9 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use scaibunker_api::{
-    ids::{BunkerId, GroupId, QuotaProfileId, UserId},
+    ids::{BunkerId, GroupId, QuotaProfileId, UserId, WorkerId},
     quota::{Caps, Resource},
+    worker::Capacity,
 };
 
 use super::SharedLedger;
@@ -64,6 +65,8 @@ fn step() -> impl Strategy<Value = Step> {
 /// What must be.
 struct Model {
     profiles: Vec<Vec<AppliedProfile>>,
+    /// Of all workers, of which every user's bunkers are on one.
+    workers: Vec<AppliedProfile>,
     charges: HashMap<BunkerId, (usize, Charge)>,
     /// Charged still, though nobody has them any more.
     left_over: HashMap<BunkerId, Charge>,
@@ -94,16 +97,28 @@ impl Model {
             vec![profile(users[1], own), of_group.clone()],
             vec![of_group],
         ];
-        Self { profiles, charges: HashMap::new(), left_over: HashMap::new() }
+        let capacity = Capacity { cpu_millicores: 60, memory_mb: 45, disk_mb: 1_000, gpu_count: 0 };
+        let workers = [WorkerId::generate(), WorkerId::generate()];
+        let workers = workers.map(|id| AppliedProfile::of_worker(id, capacity)).into();
+        Self { profiles, workers, charges: HashMap::new(), left_over: HashMap::new() }
     }
 
     fn counters(&self) -> HashMap<Bucket, Amounts> {
         counters_of(self.charges.values().map(|(_, charge)| charge).chain(self.left_over.values()))
     }
 
-    fn fits(&self, user: usize, asked: Amounts) -> bool {
+    /// What holds a new bunker of a user.
+    fn caps(&self, user: usize) -> Vec<AppliedProfile> {
+        self.profiles[user].iter().chain([self.worker(user)]).cloned().collect()
+    }
+
+    fn worker(&self, user: usize) -> &AppliedProfile {
+        &self.workers[user % self.workers.len()]
+    }
+
+    fn fits(&self, profiles: &[AppliedProfile], asked: Amounts) -> bool {
         let counters = self.counters();
-        self.profiles[user].iter().all(|profile| {
+        profiles.iter().all(|profile| {
             let current = counters.get(&profile.bucket).copied().unwrap_or_default();
             Resource::ALL.into_iter().all(|resource| {
                 let asked = asked.get(resource);
@@ -120,7 +135,8 @@ impl Model {
     }
 
     fn charge(&self, user: usize, amounts: [u64; 6]) -> Charge {
-        let buckets = buckets(&self.profiles[user]);
+        let mut buckets = buckets(&self.profiles[user]);
+        buckets.push(self.worker(user).bucket);
         Charge { buckets, amounts: amounts.into(), paused: false }
     }
 }
@@ -135,8 +151,13 @@ pub async fn run(ledger: SharedLedger) {
         match step.clone() {
             Step::Create { user, amounts } => {
                 let (id, charge) = (BunkerId::generate(), model.charge(user, amounts));
-                let reserved = ledger.reserve(id, &charge, &model.profiles[user]).await.unwrap();
-                assert_eq!(reserved.is_ok(), model.fits(user, charge.amounts), "{number} {step:?}");
+                let caps = model.caps(user);
+                let reserved = ledger.reserve(id, &charge, &caps).await.unwrap();
+                assert_eq!(
+                    reserved.is_ok(),
+                    model.fits(&caps, charge.amounts),
+                    "{number} {step:?}"
+                );
                 if reserved.is_ok() {
                     model.charges.insert(id, (user, charge));
                     taken += 1;
@@ -146,7 +167,7 @@ pub async fn run(ledger: SharedLedger) {
             }
             Step::CrashBeforeTheRow { user, amounts } => {
                 let (id, charge) = (BunkerId::generate(), model.charge(user, amounts));
-                if ledger.reserve(id, &charge, &model.profiles[user]).await.unwrap().is_ok() {
+                if ledger.reserve(id, &charge, &model.caps(user)).await.unwrap().is_ok() {
                     model.left_over.insert(id, charge);
                 }
             }
@@ -160,7 +181,7 @@ pub async fn run(ledger: SharedLedger) {
                 let Some(id) = model.nth(which) else { continue };
                 let (user, charge) = model.charges[&id].clone();
                 let resumed = ledger.resume(id, &model.profiles[user]).await.unwrap();
-                let fits = model.fits(user, charge.amounts.only_cpu());
+                let fits = model.fits(&model.profiles[user], charge.amounts.only_cpu());
                 assert_eq!(resumed.is_ok(), !charge.paused || fits, "{number} {step:?}");
                 if resumed.is_ok() {
                     model.charges.get_mut(&id).unwrap().1.paused = false;

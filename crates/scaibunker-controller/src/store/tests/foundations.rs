@@ -1,13 +1,13 @@
 use scaibunker_api::{
     audit::AuditEntry,
     iam::Role,
-    ids::{EventId, RequestId},
+    ids::{ControllerId, EventId, RequestId},
 };
 
 use super::{Database, Home, now, seconds};
 use crate::{
     domain::actor::Scope,
-    store::{AuditFilter, Inserted, StoreError},
+    store::{AuditFilter, Inserted, SeenController, StoreError},
 };
 
 pub(super) async fn keys_of_requests_keep_their_first_answer(database: Database) {
@@ -68,4 +68,34 @@ pub(super) async fn a_closed_store_is_an_error(database: Database) {
     store.ping().await.unwrap();
     store.close().await;
     assert!(matches!(store.ping().await, Err(StoreError::Query { .. })));
+}
+
+pub(super) async fn a_task_is_one_controllers_until_it_lets_go(database: Database) {
+    let store = database.open().await;
+    let controller = || SeenController {
+        id: ControllerId::generate(),
+        url: Some("http://c.test".to_owned()),
+        seen_at: now(),
+    };
+    let (first, second) = (controller(), controller());
+    for seen in [&first, &second] {
+        store.note_controller(seen, now() - seconds(60)).await.unwrap();
+    }
+    assert_eq!(store.controllers().await.unwrap(), [first.clone(), second.clone()]);
+    let (start, until) = (now(), now() + seconds(15));
+    let hold = async |who: &SeenController, at, until| {
+        store.hold_task("reaper", who.id, at, until).await.unwrap()
+    };
+    assert!(hold(&first, start, until).await);
+    assert!(!hold(&second, start, until).await);
+    // It may hold it for longer, and who comes too late has lost it.
+    assert!(hold(&first, start, until + seconds(10)).await);
+    assert!(!hold(&second, until + seconds(5), until + seconds(40)).await);
+    assert!(hold(&second, until + seconds(11), until + seconds(40)).await);
+    assert!(!hold(&first, until + seconds(12), until + seconds(50)).await);
+    store.forget_controller(second.id).await.unwrap();
+    assert!(hold(&first, until + seconds(12), until + seconds(50)).await);
+    assert_eq!(store.controllers().await.unwrap(), std::slice::from_ref(&first));
+    store.note_controller(&second, now() + seconds(1)).await.unwrap();
+    assert!(store.controllers().await.unwrap().is_empty(), "both were not seen lately enough");
 }

@@ -51,10 +51,19 @@ impl SimImages {
         let report = held.get_mut(&id).unwrap();
         *report = ImageReport {
             status: CacheStatus::Pending,
+            digest: None,
             error: Some(fault),
             updated_at: Timestamp::now(),
             ..report.clone()
         };
+    }
+
+    /// Ends everything under way without success.
+    pub fn fail(&self, cause: ImageFaultCause) {
+        let asked = self.asked.lock().unwrap().last().cloned().unwrap();
+        for report in self.held.lock().unwrap().values_mut() {
+            *report = outcome(report.image_id, &asked, Some(cause));
+        }
     }
 
     /// Brings everything under way to its end.
@@ -84,6 +93,7 @@ fn outcome(image_id: ImageId, ask: &EnsureImage, fault: Option<ImageFaultCause>)
     };
     let is_baker = matches!(ask.from, ImageFrom::Source { .. });
     ImageReport {
+        digest: fault.is_none().then(|| baked.digest.clone()),
         image_id,
         status: if fault.is_some() { CacheStatus::Failed } else { CacheStatus::Ready },
         progress: 100,
@@ -119,7 +129,7 @@ async fn ensure(
     images.asked.lock().unwrap().push(ask.clone());
     let report = if *images.is_slow.lock().unwrap() {
         let status = CacheStatus::Baking;
-        ImageReport { status, progress: 40, baked: None, ..outcome(id, &ask, None) }
+        ImageReport { status, progress: 40, digest: None, baked: None, ..outcome(id, &ask, None) }
     } else {
         outcome(id, &ask, *images.fault.lock().unwrap())
     };
