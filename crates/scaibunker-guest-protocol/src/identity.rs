@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::GuestNetwork;
+
 /// Bytes of fresh entropy the host gives, at least.
 pub const ENTROPY_BYTES: usize = 64;
 
@@ -16,6 +18,8 @@ pub struct Identity {
     pub hostname: String,
     /// 32 lower-case hexadecimal digits.
     pub machine_id: String,
+    /// Given once, to a guest whose devices are as the kernel found them.
+    pub network: Option<GuestNetwork>,
 }
 
 impl std::fmt::Debug for Identity {

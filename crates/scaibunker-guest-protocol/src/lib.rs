@@ -23,6 +23,7 @@ pub mod frame_reader;
 pub mod greeting;
 pub mod identity;
 pub mod log;
+pub mod network;
 
 use serde::{Deserialize, Serialize};
 

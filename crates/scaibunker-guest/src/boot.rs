@@ -5,7 +5,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::{
-        fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd},
+        fd::{FromRawFd, IntoRawFd, OwnedFd},
         unix::fs::symlink,
     },
     ptr,
@@ -18,7 +18,7 @@ use rustix::{
     process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask},
 };
 
-use crate::{cgroup::BunkerCgroup, check, error::AgentError, log::Log, port::Port};
+use crate::{cgroup::BunkerCgroup, check, error::AgentError, log::Log, network, port::Port};
 
 /// Stack of a thread that starts a command.
 pub const THREAD_STACK_BYTES: usize = 128 * 1024;
@@ -85,7 +85,7 @@ pub fn boot() -> Result<Booted, AgentError> {
     for (target, link) in DEV_LINKS {
         symlink(target, link).map_err(AgentError::io(format!("make {link}")))?;
     }
-    raise_loopback().map_err(AgentError::io("bring up the loopback interface"))?;
+    network::raise("lo").map_err(AgentError::io("bring up the loopback interface"))?;
     let port = Port::open().map_err(AgentError::io("open the channel's port"))?;
     Ok(Booted { port, cgroup, children, log })
 }
@@ -148,20 +148,6 @@ fn load_modules(log: &Log) -> Result<(), AgentError> {
         }
         fs::remove_file(&path).map_err(failed())?;
     }
-    Ok(())
-}
-
-fn raise_loopback() -> io::Result<()> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    // SAFETY: all zeroes is a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which outlives the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })?;
     Ok(())
 }
 

@@ -15,9 +15,12 @@ use rustix::{
     system::{sethostname, uname},
     time::{ClockId, Timespec, clock_settime},
 };
-use scaibunker_guest_protocol::identity::{ENTROPY_BYTES, Identity};
+use scaibunker_guest_protocol::{
+    identity::{ENTROPY_BYTES, Identity},
+    network::GuestNetwork,
+};
 
-use crate::{check, error::AgentError, root::BunkerRoot, root_files};
+use crate::{check, error::AgentError, network, root::BunkerRoot, root_files};
 
 /// More than the kernel's pool holds is of no use.
 const MAX_ENTROPY_BYTES: usize = 512;
@@ -107,7 +110,21 @@ pub fn apply(identity: &Identity, pool: &EntropyPool, root: &BunkerRoot) -> Resu
     validate(identity)?;
     pool.add(&identity.entropy).map_err(AgentError::io("add entropy"))?;
     set_clock(identity.unix_time_ns)?;
-    write_names(identity, root.dir())
+    write_names(identity, root.dir())?;
+    match &identity.network {
+        Some(network) => join(network, root),
+        None => Ok(()),
+    }
+}
+
+/// Becomes a part of its networks.
+fn join(network: &GuestNetwork, root: &BunkerRoot) -> Result<(), AgentError> {
+    network::configure(network).map_err(AgentError::io("configure the network"))?;
+    let Some(resolver) = network.resolver else { return Ok(()) };
+    let text = format!("nameserver {resolver}\n");
+    // In many images it is a link to a file of a service that is not running.
+    root_files::replace(root.dir(), "etc/resolv.conf", &text)
+        .map_err(AgentError::io("write /etc/resolv.conf"))
 }
 
 /// Sets the wall clock.
@@ -155,6 +172,7 @@ mod tests {
             unix_time_ns: 0,
             hostname: "bnk-1".to_owned(),
             machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
+            network: None,
         }
     }
 

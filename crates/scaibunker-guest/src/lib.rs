@@ -21,6 +21,7 @@ mod exec;
 mod files;
 mod identity;
 mod log;
+mod network;
 mod port;
 mod reaper;
 mod root;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, ResolveFlags, fstat, ftruncate, openat2},
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, ftruncate, openat2, unlinkat},
     io::Errno,
     path::Arg,
 };
@@ -71,6 +71,16 @@ pub fn write(root: &OwnedFd, path: &str, text: &str) -> io::Result<()> {
     Ok(ftruncate(&fd, text.len() as u64)?)
 }
 
+/// Puts a new file where `path` is, if the last part of it is a link too.
+pub fn replace(root: &OwnedFd, path: &str, text: &str) -> io::Result<()> {
+    let (dir, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let dir = open(root, dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+    match unlinkat(&dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => write(&dir, name, text),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::symlink};
@@ -94,6 +104,19 @@ mod tests {
         write(&root, "link", "new").unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("inside")).unwrap(), "new");
         assert_eq!(read(&root, "missing").unwrap(), "");
+    }
+
+    #[test]
+    fn a_replaced_link_is_a_file_and_its_target_stays() {
+        let (dir, root) = root();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        fs::write(dir.path().join("target"), "old").unwrap();
+        symlink("../target", dir.path().join("etc/name")).unwrap();
+        replace(&root, "etc/name", "new").unwrap();
+        replace(&root, "etc/other", "new").unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("etc/name")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(dir.path().join("etc/other")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(dir.path().join("target")).unwrap(), "old");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{activity::Activity, channel::GuestChannel, vm_home::Claim};
 #[derive(Debug, Clone)]
 pub struct Guest {
     pub channel: GuestChannel,
-    pub claim: Claim,
+    pub claim: Arc<Claim>,
     /// One permit for each call on files.
     pub file_calls: Arc<Semaphore>,
     pub activity: Arc<Activity>,

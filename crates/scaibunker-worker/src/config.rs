@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{images::ImageSettings, oci::RegistrySettings};
+use ipnet::IpNet;
+
+use crate::{images::ImageSettings, network, oci::RegistrySettings};
 
 /// Settings of one worker.
 #[derive(Debug, Clone)]
@@ -18,8 +20,9 @@ pub struct WorkerConfig {
     /// The QEMU program.
     pub qemu: PathBuf,
     pub accelerator: AcceleratorChoice,
-    /// Base URL of the controller, such as `http://127.0.0.1:8420`.
-    pub controller_url: String,
+    /// Base URLs of controllers, such as `http://127.0.0.1:8420`: one or more of those there are, or
+    /// of a load balancer in front of them.
+    pub controller_urls: Vec<String>,
     /// Base URL of the storage proxy, where it is not the controller's.
     pub storage_url: Option<String>,
     /// The secret that workers and controllers share.
@@ -36,6 +39,12 @@ pub struct WorkerConfig {
     /// Ready microVMs kept for each kind of bunker in use.
     pub pool_size: usize,
     pub overcommit: Overcommit,
+    /// What callers ask for this worker's GPUs by; maker and model when absent.
+    pub gpu_type: Option<String>,
+    /// Networks that bunkers reach although they are not the public internet.
+    pub egress_allow: Vec<IpNet>,
+    /// Hosts of package registries; those that this machine is set up to use when absent.
+    pub registry_hosts: Option<Vec<String>>,
     /// Leave bunkers running when the server stops, for the next one to adopt.
     pub keep_bunkers: bool,
 }
@@ -57,6 +66,27 @@ impl WorkerConfig {
     #[must_use]
     pub fn jail_root(&self) -> PathBuf {
         self.data_dir.join("jail")
+    }
+
+    /// What its bunkers reached, until it is stored.
+    #[must_use]
+    pub fn audit_dir(&self) -> PathBuf {
+        self.data_dir.join("egress-audit")
+    }
+
+    /// The bridges that this worker has made.
+    #[must_use]
+    pub fn bridges_file(&self) -> PathBuf {
+        self.data_dir.join("bridges.json")
+    }
+
+    /// What bunkers with the network profile `registry` reach.
+    #[must_use]
+    pub fn registry_hosts(&self) -> Vec<String> {
+        self.registry_hosts.clone().unwrap_or_else(|| {
+            let home = std::env::var_os("HOME").map(PathBuf::from);
+            network::registry_hosts(Path::new("/"), home.as_deref())
+        })
     }
 
     /// The settings of its images.

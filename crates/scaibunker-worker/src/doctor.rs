@@ -70,7 +70,7 @@ pub async fn examine(config: &WorkerConfig) -> Vec<Finding> {
     findings.push(guest_agent(&config.guest_agent));
     findings.push(host::space("data_space", &config.data_dir));
     findings.push(host::space("cache_space", &config.cache_dir));
-    findings.extend(network());
+    findings.extend(network(config));
     findings
 }
 
@@ -231,8 +231,7 @@ fn guest_agent(path: &Path) -> Finding {
     }
 }
 
-fn network() -> [Finding; 2] {
-    const NFT: Program = Program { name: "nft", package: "nftables" };
+fn network(config: &WorkerConfig) -> [Finding; 4] {
     let why = "networks need it; isolated bunkers do not";
     let tun = match rustix::fs::access("/dev/net/tun", read_write()) {
         Ok(()) => Finding::new("tun", Level::Ok, "/dev/net/tun is usable"),
@@ -241,7 +240,19 @@ fn network() -> [Finding; 2] {
             Finding::new("tun", Level::Info, message)
         }
     };
-    [tun, installed(NFT, NFT.find(), Level::Info, why)]
+    let hosts = config.registry_hosts();
+    let registry_hosts = if hosts.is_empty() {
+        let message = "bunkers with the network profile `registry` reach nothing: apt, pip, npm and \
+                       cargo name no hosts in their settings here";
+        Finding::new("registry_hosts", Level::Info, message)
+            .remedy("name the mirrors: `--registry-host NAME`")
+    } else {
+        let message = format!("the network profile `registry` reaches {}", hosts.join(", "));
+        Finding::new("registry_hosts", Level::Ok, message)
+    };
+    let [nft, ip] = [program::NFT, program::IP]
+        .map(|program| installed(program, program.find(), Level::Info, why));
+    [tun, nft, ip, registry_hosts]
 }
 
 #[cfg(test)]
@@ -301,7 +312,7 @@ mod tests {
             guest_agent: program.to_path_buf(),
             qemu: program.to_path_buf(),
             accelerator: crate::config::AcceleratorChoice::Probe,
-            controller_url: String::new(),
+            controller_urls: Vec::new(),
             storage_url: None,
             worker_token: String::new(),
             import_dir: program.to_path_buf(),
@@ -311,6 +322,9 @@ mod tests {
             images: Vec::new(),
             pool_size: 0,
             overcommit: crate::config::Overcommit::default(),
+            gpu_type: None,
+            egress_allow: Vec::new(),
+            registry_hosts: None,
             keep_bunkers: false,
         };
         engine(&config).await

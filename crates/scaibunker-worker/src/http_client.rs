@@ -14,6 +14,8 @@ use hyper_util::{
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Servers close connections that idle for longer; a request must not meet that.
+const IDLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A request could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,7 @@ where
             .wrap_connector(tcp);
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_LIMIT)
             .build(connector);
         Ok(Self { http, base, authorization })
     }

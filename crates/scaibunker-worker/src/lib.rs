@@ -11,13 +11,15 @@ pub mod config;
 pub mod doctor;
 pub mod engine;
 pub mod execs;
+pub mod gpus;
 #[cfg(test)]
 mod guest_double;
-pub mod guest_log;
+mod guest_log;
 mod http_client;
 pub mod images;
 pub mod jail;
 pub mod link;
+pub mod network;
 pub mod oci;
 pub mod pool;
 pub mod scratch;

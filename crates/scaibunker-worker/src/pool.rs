@@ -113,11 +113,33 @@ impl Pool {
 
     /// A VM of that shape made now, for a caller who waits.
     pub async fn make_now(&self, shape: &Shape) -> Result<Vm, VmError> {
+        self.in_foreground(self.make(shape, CpuPriority::Normal, Then::Run)).await
+    }
+
+    /// Makes a VM with GPUs, which is never kept ready.
+    pub async fn make_with_gpus(&self, shape: &Shape, count: u32) -> Result<Vm, VmError> {
+        let image = self.image_of(shape)?;
+        self.in_foreground(self.host.boot_with_gpus(shape, &image, count)).await
+    }
+
+    /// Makes a VM that somebody waits for: the refill stands back meanwhile.
+    async fn in_foreground(
+        &self,
+        making: impl Future<Output = Result<Vm, VmError>>,
+    ) -> Result<Vm, VmError> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let made = self.make_in_foreground(shape).await;
+        // The semaphore is never closed; without a permit the VM is made all the same.
+        let permit = self.foreground.acquire().await.ok();
+        let made = making.await;
+        drop(permit);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.taken.notify_one();
         made
+    }
+
+    fn image_of(&self, shape: &Shape) -> Result<BakedImage, EngineError> {
+        let unknown = || EngineError::Protocol(format!("no image named {}", shape.image));
+        self.images.image(&shape.image).ok_or_else(unknown)
     }
 
     /// Marks a shape as wanted, so that the refill keeps it warm, and lets go of what has not been
@@ -237,12 +259,6 @@ impl Pool {
         warm.find(|shape| count(shape) < self.pool_size).cloned()
     }
 
-    async fn make_in_foreground(&self, shape: &Shape) -> Result<Vm, VmError> {
-        // The semaphore is never closed; without a permit the VM is made all the same.
-        let _permit = self.foreground.acquire().await.ok();
-        self.make(shape, CpuPriority::Normal, Then::Run).await
-    }
-
     async fn make(&self, shape: &Shape, priority: CpuPriority, then: Then) -> Result<Vm, VmError> {
         let template = self.template(shape).await?;
         let mut vm = self.host.spawn(&template, priority).await?;
@@ -253,13 +269,8 @@ impl Pool {
                 Then::Run => Ok(()),
             }
         };
-        match made.await {
-            Ok(()) => Ok(vm),
-            Err(error) => {
-                vm.destroy().await;
-                Err(error)
-            }
-        }
+        let made = made.await;
+        vm.unless_failed(made).await
     }
 
     /// The shape's template, booted by the first who asks.
@@ -269,8 +280,7 @@ impl Pool {
             Arc::clone(templates.entry(shape.clone()).or_default())
         };
         let boot = || async {
-            let unknown = || EngineError::Protocol(format!("no image named {}", shape.image));
-            let image = self.images.image(&shape.image).ok_or_else(unknown)?;
+            let image = self.image_of(shape)?;
             let started = tokio::time::Instant::now();
             let template = self.host.boot_template(shape, &image).await?;
             tracing::info!(

@@ -10,7 +10,9 @@ use std::{
 use scaibunker_api::ids::VmId;
 
 use crate::{
+    gpus::GpuLease,
     jail::{Cgroup, CgroupRoot, JailError},
+    network::VmNetwork,
     vm_home::VmHome,
 };
 
@@ -30,6 +32,10 @@ pub struct Seat {
     pub cgroup: Option<Cgroup>,
     pub home: VmHome,
     pub uid: UidSlot,
+    /// Those that the VM has whole.
+    pub gpus: Option<GpuLease>,
+    /// That of a VM with a network device.
+    pub network: Option<VmNetwork>,
 }
 
 impl Seat {
@@ -43,7 +49,14 @@ impl Seat {
         let home =
             VmHome::create(vms_dir, VmId::generate(), uid.number()).map_err(SeatError::Home)?;
         let cgroup = cgroups.map(|root| Cgroup::create(root, &home.name())).transpose()?;
-        Ok(Self { cgroup, home, uid })
+        Ok(Self { cgroup, home, uid, gpus: None, network: None })
+    }
+
+    /// Sets GPUs aside too, and writes that down before the VMM has them.
+    pub fn give_gpus(&mut self, gpus: GpuLease) -> Result<(), SeatError> {
+        self.home.set_gpus(gpus.addresses()).map_err(SeatError::Home)?;
+        self.gpus = Some(gpus);
+        Ok(())
     }
 
     /// Frees everything; done off the runtime, because a cgroup may be busy for a moment.

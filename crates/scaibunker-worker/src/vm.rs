@@ -17,7 +17,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use scaibunker_api::ids::BunkerId;
+use scaibunker_api::{bunker::NetworkProfile, ids::BunkerId};
 use scaibunker_guest_protocol::identity::{ENTROPY_BYTES, Identity, Prepare, SetClock};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -25,9 +25,11 @@ use uuid::Uuid;
 use crate::{
     assets::BakedImage,
     channel::{ChannelError, GuestChannel},
-    engine::{Engine, EngineError, MicroVm, Shape, Template},
+    engine::{Engine, EngineError, MicroVm, Nics, Shape, Template},
+    gpus::Gpus,
     guest_log,
     jail::{Cgroup, CgroupLimits, CgroupRoot, CpuPriority, JailError, JailedProcess},
+    network::{NetworkError, Networks, VmNetwork},
     scratch::{ScratchDisks, ScratchError},
     seat::{Seat, SeatError, UidSlots},
     vitals::Vitals,
@@ -66,6 +68,12 @@ pub enum VmError {
     Jail(#[from] JailError),
     #[error("the guest did not confirm its identity")]
     Guest(#[from] ChannelError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("the worker cannot make networks; its log says why")]
+    NoNetworks,
+    #[error("the worker has no {0} GPUs free")]
+    NoGpus(u32),
     #[error("cannot {what}")]
     Io { what: &'static str, source: io::Error },
 }
@@ -82,6 +90,9 @@ pub struct Host {
     /// `None` where this user may not make any: limits are then the guest's own only.
     pub cgroups: Option<CgroupRoot>,
     pub uid_slots: Arc<UidSlots>,
+    pub gpus: Arc<Gpus>,
+    /// `None` where none can be made.
+    pub networks: Option<Arc<Networks>>,
 }
 
 /// A microVM at any stage. The fields' order is the order in which they are freed.
@@ -93,6 +104,7 @@ pub struct Vm {
     log_owner: guest_log::Owner,
     machine: Box<dyn MicroVm>,
     seat: Seat,
+    networks: Option<Arc<Networks>>,
 }
 
 impl Host {
@@ -126,15 +138,43 @@ impl Host {
         let path = seat.home.scratch_path();
         let scratch = self.disks.copy(&template.scratch, &path, shape.disk_mb).await?;
         let machine = self.engine.spawn_clone(template, &mut seat, scratch).await?;
-        Ok(Vm { channel: None, log: None, log_owner: Arc::default(), machine, seat })
+        Ok(self.vm(machine, seat))
+    }
+
+    /// Boots a VM that has GPUs. It is no clone: what a real device holds is in no template.
+    pub async fn boot_with_gpus(
+        &self,
+        shape: &Shape,
+        image: &BakedImage,
+        count: u32,
+    ) -> Result<Vm, VmError> {
+        let gpus = self.gpus.take(count).ok_or(VmError::NoGpus(count))?;
+        let mut seat = self.seat(shape, CpuPriority::Normal)?;
+        seat.give_gpus(gpus)?;
+        let scratch = self.disks.create(&seat.home.scratch_path(), shape.disk_mb).await?;
+        let machine = self.engine.boot(shape, image, &mut seat, scratch).await?;
+        let mut vm = self.vm(machine, seat);
+        let prepared = vm.prepare().await;
+        vm.unless_failed(prepared).await
     }
 
     fn seat(&self, shape: &Shape, priority: CpuPriority) -> Result<Seat, VmError> {
-        let seat = Seat::take(&self.vms_dir, self.cgroups.as_ref(), &self.uid_slots)?;
+        let mut seat = Seat::take(&self.vms_dir, self.cgroups.as_ref(), &self.uid_slots)?;
+        if shape.nics != Nics::None {
+            let _ = self.networks.as_ref().ok_or(VmError::NoNetworks)?;
+            let number = seat.uid.number();
+            let made = tokio::task::block_in_place(|| VmNetwork::create(number, shape.nics));
+            seat.network = Some(made?);
+        }
         if let Some(cgroup) = &seat.cgroup {
             cgroup.limit(limits(PREPARING_CPU_MILLICORES, shape.memory_mb, priority))?;
         }
         Ok(seat)
+    }
+
+    fn vm(&self, machine: Box<dyn MicroVm>, seat: Seat) -> Vm {
+        let networks = self.networks.clone();
+        Vm { channel: None, log: None, log_owner: Arc::default(), machine, seat, networks }
     }
 
     /// Takes over a VM of an earlier server, and makes it run or stand still as its record says.
@@ -142,7 +182,9 @@ impl Host {
     pub async fn adopt(&self, home: VmHome, process: JailedProcess) -> Result<Vm, VmError> {
         let uid = self.uid_slots.take_again(home.record().uid_slot);
         let cgroup = self.cgroups.as_ref().map(|root| Cgroup::open(root, &home.name()));
-        let seat = Seat { cgroup, home, uid };
+        let held = &home.record().gpus;
+        let gpus = (!held.is_empty()).then(|| self.gpus.take_again(held));
+        let seat = Seat { cgroup, home, uid, gpus, network: None };
         let machine = match self.engine.adopt(&seat.home, process).await {
             Ok(machine) => machine,
             Err(error) => {
@@ -150,37 +192,66 @@ impl Host {
                 return Err(error.into());
             }
         };
-        let mut vm = Vm { channel: None, log: None, log_owner: Arc::default(), machine, seat };
+        let mut vm = self.vm(machine, seat);
         let adopted = match vm.paused() {
             // The earlier server may have died between writing that down and stopping the guest,
             // or between letting it run and writing that down.
             Some(_) => vm.machine.pause().await.map_err(VmError::from),
-            None => vm.connect().await,
+            None => vm.connect(CONFIRM_LIMIT).await,
         };
-        match adopted {
-            Ok(()) => Ok(vm),
-            Err(error) => {
-                vm.destroy().await;
-                Err(error)
-            }
-        }
+        let adopted = match adopted {
+            Ok(()) => vm.find_network().await,
+            Err(error) => Err(error),
+        };
+        vm.unless_failed(adopted).await
     }
 }
 
 impl Vm {
+    /// Gets hold of the network that an adopted VM has, and lets its bunker go on reaching what it
+    /// may. Its earlier connections ended with the earlier server.
+    async fn find_network(&mut self) -> Result<(), VmError> {
+        let Some(Claim { bunker_id, network: wanted, .. }) = self.owner().cloned() else {
+            return Ok(());
+        };
+        if wanted.profile == NetworkProfile::Isolated {
+            return Ok(());
+        }
+        let tap = self.machine.tap().map_err(io_failed("find a VM's network device"))?;
+        let network = VmNetwork::of(&tap)?;
+        network.open_again(self.networks()?, bunker_id, &wanted).await?;
+        self.seat.network = Some(network);
+        Ok(())
+    }
+
     /// Continues from the template's state and becomes unique.
     pub async fn restore(&mut self, template: &Template) -> Result<(), VmError> {
         self.machine.restore(template).await?;
         self.machine.resume().await?;
-        self.connect().await?;
-        let identity = fresh_identity("bunker".to_owned())?;
+        self.connect(CONFIRM_LIMIT).await?;
+        let identity = self.first_identity()?;
         self.channel()?.post("/identify", &identity, "", CONFIRM_LIMIT).await?;
         Ok(())
     }
 
+    /// That of a VM which no bunker has claimed.
+    fn first_identity(&self) -> Result<Identity, VmError> {
+        let network = self.seat.network.as_ref().and_then(VmNetwork::known_before);
+        Ok(Identity { network, ..fresh_identity("bunker".to_owned())? })
+    }
+
+    /// Waits until a VM has booted that is no clone, and mounts its disks.
+    async fn prepare(&mut self) -> Result<(), VmError> {
+        self.connect(BOOT_LIMIT).await?;
+        let identity = self.first_identity()?;
+        let prepare = Prepare { identity, warm_up: Vec::new() };
+        self.channel()?.post("/prepare", &prepare, "", BOOT_LIMIT).await?;
+        Ok(())
+    }
+
     /// Opens the session, and follows the agent's log for as long as it lasts.
-    async fn connect(&mut self) -> Result<(), VmError> {
-        let channel = GuestChannel::connect(&self.seat.home, CONFIRM_LIMIT).await?;
+    async fn connect(&mut self, limit: Duration) -> Result<(), VmError> {
+        let channel = GuestChannel::connect(&self.seat.home, limit).await?;
         if let Some(claim) = self.owner() {
             // Only an adopted VM has an owner already, and it is set once.
             let _ = self.log_owner.set(claim.bunker_id);
@@ -211,17 +282,26 @@ impl Vm {
         memory_mb: u32,
         request_id: &str,
     ) -> Result<(), VmError> {
-        let hostname = hostname(claim.bunker_id);
+        let (id, hostname) = (claim.bunker_id, hostname(claim.bunker_id));
         // A VM is claimed once.
-        let _ = self.log_owner.set(claim.bunker_id);
+        let _ = self.log_owner.set(id);
+        let wanted = claim.network.clone();
         self.seat.home.set_claim(claim).map_err(io_failed("write a VM's record"))?;
         if let Some(cgroup) = &self.seat.cgroup {
             cgroup.limit(limits(cpu_millicores, memory_mb, CpuPriority::Normal))?;
         }
+        let network = match &self.seat.network {
+            Some(network) => network.open(self.networks()?, id, &wanted).await?,
+            None => None,
+        };
         self.machine.resume().await?;
-        let identity = fresh_identity(hostname)?;
+        let identity = Identity { network, ..fresh_identity(hostname)? };
         self.channel()?.post("/identify", &identity, request_id, CONFIRM_LIMIT).await?;
         Ok(())
+    }
+
+    fn networks(&self) -> Result<&Networks, VmError> {
+        self.networks.as_deref().ok_or(VmError::NoNetworks)
     }
 
     /// Stops a bunker's guest in the middle of what it does, and says so in the record.
@@ -248,7 +328,7 @@ impl Vm {
 
     async fn go_on(&mut self, request_id: &str) -> Result<(), VmError> {
         if self.channel.is_none() {
-            self.connect().await?;
+            self.connect(CONFIRM_LIMIT).await?;
         }
         let clock = SetClock { unix_time_ns: unix_time_ns()? };
         self.channel()?.post("/clock", &clock, request_id, CONFIRM_LIMIT).await?;
@@ -296,8 +376,23 @@ impl Vm {
         how.unwrap_or_else(|error| format!("the VMM process cannot be watched: {error}"))
     }
 
+    /// The VM, or why a step on it failed, with everything freed.
+    pub async fn unless_failed(self, step: Result<(), VmError>) -> Result<Self, VmError> {
+        match step {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.destroy().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Frees everything; done off the runtime, because it waits for the VMM's end.
     pub async fn destroy(self) {
+        if let (Some(networks), Some(claim)) = (&self.networks, self.owner()) {
+            // First, so that what the bunker has reached is written down when the VM is gone.
+            networks.close(claim.bunker_id).await;
+        }
         // The only failure is a panic in a destructor, which has been reported already.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
@@ -328,7 +423,7 @@ fn fresh_identity(hostname: String) -> Result<Identity, VmError> {
     rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| io_failed("draw entropy")(e.into()))?;
     let machine_id = Uuid::new_v4().simple().to_string();
-    Ok(Identity { entropy, unix_time_ns: unix_time_ns()?, hostname, machine_id })
+    Ok(Identity { entropy, unix_time_ns: unix_time_ns()?, hostname, machine_id, network: None })
 }
 
 fn unix_time_ns() -> Result<i64, VmError> {

@@ -26,7 +26,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use scaibunker_api::ids::{BunkerId, VmId};
+use scaibunker_api::{
+    ids::{BunkerId, VmId},
+    worker::StartNetwork,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::vitals::ProcessStat;
@@ -41,6 +44,9 @@ pub struct VmRecord {
     /// Set before the guest is stopped, and cleared once it runs again with its clock set: the
     /// next server makes the guest what is written here.
     pub paused: Option<Pause>,
+    /// PCI addresses of the GPUs that the VM has.
+    #[serde(default)]
+    pub gpus: Vec<String>,
 }
 
 /// What is kept of a paused bunker.
@@ -71,6 +77,9 @@ pub struct Claim {
     /// The image's and the bunker's.
     pub env: BTreeMap<String, String>,
     pub started_at: Timestamp,
+    /// What it may reach.
+    #[serde(default)]
+    pub network: StartNetwork,
 }
 
 impl ProcessMark {
@@ -142,6 +151,12 @@ impl VmHome {
     /// Writes down the VMM process.
     pub fn set_process(&mut self, pid: i32) -> io::Result<()> {
         self.record.process = Some(ProcessMark::of(pid)?);
+        self.write()
+    }
+
+    /// Writes down the GPUs that the VM has.
+    pub fn set_gpus(&mut self, addresses: Vec<String>) -> io::Result<()> {
+        self.record.gpus = addresses;
         self.write()
     }
 

@@ -11,12 +11,13 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 use scaibunker_api::{
+    bunker::NetworkProfile,
     ids::WorkerId,
     worker::{Capacity, PROTOCOL_VERSION, RegisterWorker},
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,9 +28,11 @@ use crate::{
         Engine, EngineError, Shape,
         qemu::{self, Accelerator, Qemu},
     },
+    gpus::Gpus,
     images::{ImageEvent, Images},
     jail::CgroupRoot,
-    link::{ControllerClient, Link, LinkError, ready_image},
+    link::{Identity, LinkError, Links, ready_image},
+    network::{self, AuditLogs, GatewaySettings, Networks},
     oci::OciError,
     pool::Pool,
     scratch::{ScratchDisks, ScratchError},
@@ -67,6 +70,8 @@ pub enum WorkerError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Storage(#[from] StorageError),
+    #[error("no controller to link with: give its URL")]
+    NoController,
     #[error("no image to offer: name at least one")]
     NoImage,
 }
@@ -82,12 +87,15 @@ pub struct Worker {
     images: Images,
     /// Ends bunkers, the pool and work on images.
     bunkers: CancellationToken,
+    /// Ends what bunkers need until their end.
+    bunkers_ended: CancellationToken,
     /// Ends the link, after the bunkers so that their ends can still be told.
     link: CancellationToken,
     refill: JoinHandle<()>,
     follow: JoinHandle<()>,
+    network_tasks: JoinSet<()>,
     linked: JoinHandle<()>,
-    is_up: watch::Receiver<bool>,
+    up: watch::Receiver<usize>,
     _lock: File,
 }
 
@@ -99,24 +107,32 @@ impl Worker {
         let began = Instant::now();
         let kernel = assets::kernel(&config.cache_dir, &config.guest_agent, progress).await?;
         let built_in = bake(&config, progress).await?;
-        let controller = ControllerClient::new(&config.controller_url, &config.worker_token)?;
-        let storage_url = config.storage_url.as_ref().unwrap_or(&config.controller_url);
+        let first_controller = config.controller_urls.first().ok_or(WorkerError::NoController)?;
+        let storage_url = config.storage_url.as_ref().unwrap_or(first_controller);
         let storage = Arc::new(StorageClient::new(storage_url, &config.worker_token)?);
 
-        let capacity = capacity(&config);
+        let gpus = Arc::new(Gpus::find(Path::new("/sys"), config.gpu_type.as_deref()));
+        let capacity = Capacity { gpu_count: gpus.count(), ..capacity(&config) };
         let cgroups = cgroups();
         let (bunkers, link) = (CancellationToken::new(), CancellationToken::new());
+        let bunkers_ended = CancellationToken::new();
         let uid_slots = Arc::new(UidSlots::default());
         let disks = ScratchDisks::new(config.disks_dir())?;
         let cgroup_root = cgroups.as_ref();
         let engine = engine(&config, kernel, &built_in, &uid_slots, cgroup_root, &disks).await?;
         let engine_text = engine.describe();
+        let dir = config.audit_dir();
+        let audit =
+            AuditLogs::new(dir.clone(), Arc::clone(&storage)).map_err(failed("make", &dir))?;
+        let networks = networks(&config, &audit).await.map(Arc::new);
         let host = Arc::new(Host {
             engine: Arc::new(engine),
             disks,
             vms_dir: config.vms_dir(),
             cgroups,
             uid_slots,
+            gpus: Arc::clone(&gpus),
+            networks: networks.clone(),
         });
         let shapes: Vec<Shape> = built_in.iter().map(Shape::default_of).collect();
         let ready = built_in.iter().map(ready_image).collect();
@@ -127,14 +143,19 @@ impl Worker {
         let (images, image_events) = opened?;
         images.clear_work().await?;
         let introduction = RegisterWorker {
-            worker_id: read_id(&config),
+            worker_id: None,
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol_version: PROTOCOL_VERSION,
             engine: engine_text,
             capacity,
+            gpu_type: gpus.kind().map(str::to_owned),
             images: ready,
             image_cache: Vec::new(),
+            network_profiles: match networks {
+                Some(_) => Networks::OFFERED.to_vec(),
+                None => vec![NetworkProfile::Isolated],
+            },
         };
 
         let pool = Pool::new(host, images.clone(), config.pool_size);
@@ -143,37 +164,66 @@ impl Worker {
         supervisor.follow_activity();
         progress("starting the first microVMs");
         pool.warm(&shapes).await?;
+        let mut network_tasks = JoinSet::new();
+        network_tasks.spawn(audit.run(bunkers_ended.clone()));
+        if let Some(networks) = &networks {
+            let gateway = Arc::clone(&networks.gateway);
+            network_tasks.spawn(gateway.run(bunkers_ended.clone()));
+        }
         let refill = tokio::spawn(Arc::clone(&pool).refill(bunkers.clone()));
         let follow = tokio::spawn(follow_images(pool, image_events, bunkers.clone()));
         let data_dir = config.data_dir.clone();
-        let (up, is_up) = watch::channel(false);
-        let linked = Link {
-            controller,
+        let identity = Identity {
             supervisor: Arc::clone(&supervisor),
             storage,
             images: images.clone(),
             introduction,
+            id: tokio::sync::Mutex::new(read_id(&config)),
             remember: Box::new(move |id| remember_id(&data_dir, id)),
-            is_up: up,
         };
-        let linked = tokio::spawn(linked.run(link.clone()));
+        let links = Links::new(&config.controller_urls, &config.worker_token, identity)?;
+        let (up, told) = (links.up(), links.controllers());
+        if let Some(networks) = networks {
+            let seeds = config.controller_urls.iter().chain(&config.storage_url).cloned().collect();
+            let gateway = Arc::clone(&networks.gateway);
+            let follow = network::follow_controllers(gateway, seeds, told);
+            let ended = bunkers_ended.clone();
+            network_tasks.spawn(async move {
+                ended.run_until_cancelled(follow).await;
+            });
+        }
+        let linked = tokio::spawn(links.run(link.clone()));
         tracing::info!(duration_ms = began.elapsed().as_millis() as u64, "worker ready");
-        Ok(Self { supervisor, images, bunkers, link, refill, follow, linked, is_up, _lock: lock })
+        Ok(Self {
+            supervisor,
+            images,
+            bunkers,
+            bunkers_ended,
+            link,
+            refill,
+            follow,
+            network_tasks,
+            linked,
+            up,
+            _lock: lock,
+        })
     }
 
-    /// Returns once the controller has linked up with this worker.
+    /// Returns once a controller has linked up with this worker.
     pub async fn linked(&self) {
         // The sender lives as long as the link's task.
-        let _ = self.is_up.clone().wait_for(|up| *up).await;
+        let _ = self.up.clone().wait_for(|up| *up > 0).await;
     }
 
     /// Ends the bunkers or leaves them, as configured, and says good-bye to the controller.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.bunkers.cancel();
         self.supervisor.finish().await;
         // Both end by themselves once cancelled; a panic in them has been reported already.
         let _ = self.refill.await;
         let _ = self.follow.await;
+        self.bunkers_ended.cancel();
+        while self.network_tasks.join_next().await.is_some() {}
         self.images.finish().await;
         self.link.cancel();
         let _ = self.linked.await;
@@ -195,6 +245,24 @@ fn lay_out(config: &WorkerConfig) -> Result<File, WorkerError> {
     flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| WorkerError::InUse(config.data_dir.clone()))?;
     Ok(lock)
+}
+
+/// `None`, with the reason in the log, where bunkers can have no networks.
+async fn networks(config: &WorkerConfig, audit: &Arc<AuditLogs>) -> Option<Networks> {
+    let settings = GatewaySettings {
+        program: config.program.clone(),
+        root: config.jail_root(),
+        exempt: config.egress_allow.clone(),
+    };
+    let networks =
+        Networks::new(settings, Arc::clone(audit), config.bridges_file(), config.registry_hosts())
+            .await;
+    networks
+        .inspect_err(|error| {
+            let error = crate::chain(error);
+            tracing::warn!(error, "bunkers have no networks here: only `isolated` is offered");
+        })
+        .ok()
 }
 
 async fn bake(config: &WorkerConfig, progress: &Progress) -> Result<Vec<BakedImage>, WorkerError> {
@@ -283,7 +351,7 @@ fn capacity(config: &WorkerConfig) -> Capacity {
         .map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize) >> 20);
     let memory_mb = total_memory_mb().saturating_sub(HOST_RESERVE_MB);
     promise(
-        Capacity { cpu_millicores: cores * 1000, memory_mb, disk_mb: free_mb },
+        Capacity { cpu_millicores: cores * 1000, memory_mb, disk_mb: free_mb, gpu_count: 0 },
         config.overcommit,
     )
 }
@@ -294,6 +362,7 @@ fn promise(host: Capacity, overcommit: Overcommit) -> Capacity {
         cpu_millicores: times(host.cpu_millicores, overcommit.cpu),
         memory_mb: times(host.memory_mb, overcommit.memory),
         disk_mb: times(host.disk_mb, overcommit.disk),
+        gpu_count: host.gpu_count,
     }
 }
 
@@ -317,9 +386,10 @@ mod tests {
 
     #[test]
     fn promises_are_multiples_of_what_the_host_has() {
-        let host = Capacity { cpu_millicores: 2_000, memory_mb: 1_000, disk_mb: 10 };
+        let host = Capacity { cpu_millicores: 2_000, memory_mb: 1_000, disk_mb: 10, gpu_count: 2 };
         let promised = promise(host, Overcommit { cpu: 4.0, memory: 1.5, disk: 1.0 });
-        let expected = Capacity { cpu_millicores: 8_000, memory_mb: 1_500, disk_mb: 10 };
+        let expected =
+            Capacity { cpu_millicores: 8_000, memory_mb: 1_500, disk_mb: 10, gpu_count: 2 };
         assert_eq!(promised, expected);
     }
 }

@@ -59,6 +59,7 @@ async fn lab() -> Lab {
         image_user: "bunker".into(),
         env: BTreeMap::new(),
         started_at: jiff::Timestamp::now(),
+        network: scaibunker_api::worker::StartNetwork::default(),
     };
     vm.claim(claim, 1000, 256, "req_test").await.unwrap();
     let guest = vm.channel().unwrap();

@@ -36,6 +36,7 @@ async fn claimed(mut vm: Vm) -> Vm {
         image_user: "bunker".into(),
         env: BTreeMap::new(),
         started_at: jiff::Timestamp::now(),
+        network: scaibunker_api::worker::StartNetwork::default(),
     };
     vm.claim(claim, 1000, 256, "req_test").await.unwrap();
     vm

@@ -47,11 +47,14 @@ programs! {
     DEBUGFS = "debugfs" of "e2fsprogs",
     DPKG_DEB = "dpkg-deb" of "dpkg",
     E2FSCK = "e2fsck" of "e2fsprogs",
+    IP = "ip" of "iproute2",
     MKFS_EXT4 = "mkfs.ext4" of "e2fsprogs",
     MMDEBSTRAP = "mmdebstrap" of "mmdebstrap",
     NEWGIDMAP = "newgidmap" of "uidmap",
     NEWUIDMAP = "newuidmap" of "uidmap",
+    NFT = "nft" of "nftables",
     SHELL = "sh" of "dash",
+    TC = "tc" of "iproute2",
     XZ = "xz" of "xz-utils",
 }
 

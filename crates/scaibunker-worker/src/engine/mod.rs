@@ -23,6 +23,30 @@ pub struct Shape {
     pub vcpus: u32,
     pub memory_mb: u32,
     pub disk_mb: u32,
+    pub nics: Nics,
+}
+
+/// Network devices, and where they lead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Nics {
+    #[default]
+    None,
+    /// One, to the egress gateway.
+    Gateway,
+    /// So many, each to a bridge of the host.
+    Bridges(u32),
+}
+
+impl Nics {
+    /// How many there are.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Gateway => 1,
+            Self::Bridges(count) => count,
+        }
+    }
 }
 
 impl Shape {
@@ -34,6 +58,7 @@ impl Shape {
             vcpus: image.config.default_cpu_millicores.div_ceil(1000),
             memory_mb: image.config.default_memory_mb,
             disk_mb: image.config.default_disk_mb,
+            nics: Nics::None,
         }
     }
 }
@@ -122,6 +147,8 @@ pub trait MicroVm: Send + Sync {
     async fn save(self: Box<Self>) -> Result<SavedVm, EngineError>;
     /// Gives up the control connection and keeps the process.
     fn into_process(self: Box<Self>) -> JailedProcess;
+    /// A copy of the tap that its first network device ends in, if it has one.
+    fn tap(&self) -> io::Result<OwnedFd>;
     /// The process, for its pid and its end.
     fn process(&self) -> &JailedProcess;
 }

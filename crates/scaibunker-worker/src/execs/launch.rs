@@ -78,6 +78,7 @@ mod tests {
             image_user: "bunker".into(),
             env: BTreeMap::from([("A".into(), "bunker".into()), ("B".into(), "bunker".into())]),
             started_at: jiff::Timestamp::UNIX_EPOCH,
+            network: scaibunker_api::worker::StartNetwork::default(),
         }
     }
 

@@ -108,6 +108,7 @@ impl Held {
             status: self.status,
             progress: self.progress,
             error: self.fault.clone(),
+            digest: self.digest.clone(),
             size_bytes: self.size_bytes,
             updated_at: self.updated_at,
             baked: self.baked.clone(),

@@ -11,10 +11,10 @@ use std::{
 use jiff::Timestamp;
 use scaibunker_api::{
     ids::ImageId,
-    worker::{BakedRoot, EnsureImage, ImageFault, ImageFaultCause, ImageReport},
+    worker::{BakedRoot, EnsureImage, ImageFault, ImageFaultCause, ImageFrom, ImageReport},
 };
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -57,7 +57,7 @@ pub(super) struct Shared {
     storage: Arc<StorageClient>,
     cgroups: Option<CgroupRoot>,
     turns: Semaphore,
-    changed: Notify,
+    changed: watch::Sender<()>,
     pub(super) events: mpsc::UnboundedSender<ImageEvent>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -102,7 +102,7 @@ impl Images {
             storage,
             cgroups,
             turns: Semaphore::new(PARALLEL),
-            changed: Notify::new(),
+            changed: watch::Sender::default(),
             events,
             tasks: TaskTracker::new(),
             shutdown,
@@ -170,8 +170,15 @@ impl Images {
                 || Entry { held: Held::asked(now), record: None, stop: CancellationToken::new() };
             let is_new = !all.contains_key(&id);
             let entry = all.entry(id).or_insert_with(fresh);
-            // Somebody may have cleaned up the disk.
-            let lost = |digest: &String| self.0.roots.get(digest).is_none();
+            // Somebody may have cleaned up the disk, or it is what this worker baked when another
+            // one's bake became the image.
+            let wanted = match &ask.from {
+                ImageFrom::Stored { baked } => Some(&baked.digest),
+                ImageFrom::Source { .. } => None,
+            };
+            let lost = |digest: &String| {
+                self.0.roots.get(digest).is_none() || wanted.is_some_and(|wanted| wanted != digest)
+            };
             if entry.held.digest.as_ref().is_some_and(lost)
                 && let Some(held) = entry.held.apply(Event::Evicted(fault::evicted()), now)
             {
@@ -187,7 +194,7 @@ impl Images {
             }
             (entry.held.report(id), must_work.then(|| entry.stop.clone()))
         };
-        self.0.changed.notify_one();
+        self.0.changed.send_replace(());
         if let Some(stop) = stop {
             self.spawn(stop, async move |images| images.work(id, &ask).await);
         }
@@ -209,7 +216,7 @@ impl Images {
         if let Some(digest) = digest {
             self.evict_root(&digest);
         }
-        self.0.changed.notify_one();
+        self.0.changed.send_replace(());
     }
 
     /// What the worker has of one image.
@@ -222,9 +229,9 @@ impl Images {
         self.held().iter().map(|(id, entry)| entry.held.report(*id)).collect()
     }
 
-    /// Returns when a report may have changed.
-    pub async fn changed(&self) {
-        self.0.changed.notified().await;
+    /// Tells when a report may have changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
     }
 
     /// The images that come with the program.
@@ -285,8 +292,7 @@ impl Images {
                     let digest = all.get(&id).and_then(|entry| entry.held.digest.clone());
                     digest.and_then(|digest| self.0.roots.get(&digest))
                 };
-                let is_baked_here =
-                    matches!(ask.from, scaibunker_api::worker::ImageFrom::Source { .. });
+                let is_baked_here = matches!(ask.from, ImageFrom::Source { .. });
                 if let (Some(root), true) = (root, is_baked_here) {
                     self.store(id, &root).await;
                 }
@@ -348,7 +354,7 @@ impl Images {
             && let Some(next) = entry.held.apply(event, Timestamp::now())
         {
             entry.held = next;
-            self.0.changed.notify_one();
+            self.0.changed.send_replace(());
         }
     }
 

@@ -89,6 +89,7 @@ pub(super) struct Plan {
     stderr: OwnedFd,
     null: OwnedFd,
     max_file_bytes: u64,
+    max_locked_bytes: u64,
 }
 
 fn prepare(what: &'static str) -> impl Fn(io::Error) -> JailError {
@@ -166,6 +167,7 @@ impl Plan {
             stderr: copy_above(spec.stderr.as_raw_fd(), lowest)?,
             null: copy_above(null.as_raw_fd(), lowest)?,
             max_file_bytes: spec.max_file_bytes,
+            max_locked_bytes: spec.max_locked_bytes,
         })
     }
 }
@@ -357,6 +359,7 @@ unsafe fn set_up(plan: &Plan, procs: &[RawFd], argv: &[*const libc::c_char], go:
         for (resource, limit) in [
             (libc::RLIMIT_CORE, 0),
             (libc::RLIMIT_FSIZE, plan.max_file_bytes),
+            (libc::RLIMIT_MEMLOCK, plan.max_locked_bytes),
             (libc::RLIMIT_NOFILE, MAX_OPEN_FILES),
         ] {
             let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };

@@ -55,6 +55,8 @@ pub struct JailSpec<'a> {
     pub cgroup: Option<&'a Cgroup>,
     /// No file the process writes may grow past this.
     pub max_file_bytes: u64,
+    /// Memory that the process may keep devices from losing.
+    pub max_locked_bytes: u64,
 }
 
 /// The jail could not be set up; nothing was left running.
@@ -120,6 +122,7 @@ mod tests {
                 stderr: log.try_clone().unwrap().into(),
                 cgroup: None,
                 max_file_bytes,
+                max_locked_bytes: 0,
             },
             |_| Ok(()),
         )
@@ -172,6 +175,7 @@ mod tests {
                 stderr: File::open("/dev/null").unwrap().into(),
                 cgroup: None,
                 max_file_bytes: 0,
+                max_locked_bytes: 0,
             },
             |_| Ok(()),
         )

@@ -5,7 +5,8 @@ use std::{io, os::fd::OwnedFd};
 use rustix::{
     io::Errno,
     process::{
-        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+        Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd, pidfd_open,
+        pidfd_send_signal, waitid,
     },
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -44,6 +45,11 @@ impl JailedProcess {
         let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
         watched.readable().await?.retain_ready();
         Ok(self.reap())
+    }
+
+    /// A copy of one of the process's descriptors.
+    pub fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
+        Ok(pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty())?)
     }
 
     /// Sends SIGKILL; a process that has ended already is fine.

@@ -11,7 +11,7 @@ use scaibunker_api::{
     envelope::{Envelope, ErrorEnvelope},
     error::{ErrorBody, ErrorCode},
     ids::WorkerId,
-    worker::{Heartbeat, LINK_PROTOCOL, RegisterWorker, Registered},
+    worker::{Heard, Heartbeat, LINK_PROTOCOL, RegisterWorker, Registered},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
@@ -61,10 +61,15 @@ impl ControllerClient {
         Ok(read::<Envelope<Registered>>(response).await?.data)
     }
 
+    /// The controller's base URL.
+    pub fn base(&self) -> &str {
+        self.http.base()
+    }
+
     /// Reports what the worker holds.
-    pub async fn heartbeat(&self, id: WorkerId, heartbeat: &Heartbeat) -> Result<(), LinkError> {
+    pub async fn heartbeat(&self, id: WorkerId, heartbeat: &Heartbeat) -> Result<Heard, LinkError> {
         let response = self.post(&format!("/workers/{id}/heartbeat"), heartbeat).await?;
-        if response.status().is_success() { Ok(()) } else { Err(refusal(response).await) }
+        Ok(read::<Envelope<Heard>>(response).await?.data)
     }
 
     /// Opens a link: the connection on which the controller sends its calls.

@@ -116,7 +116,7 @@ impl<C: Call> FileRequest<'_, C> {
             .try_acquire_owned()
             .map_err(|_| limited(format!("bunker {id} has too many calls on files at once")))?;
         let place = Place { _permit: permit, _working: activity.work() };
-        self.call.rights().user.get_or_insert(claim.image_user);
+        self.call.rights().user.get_or_insert_with(|| claim.image_user.clone());
         let headers = self.headers()?;
         let has_limit = method != Method::PUT;
         let body = if body.is_end_stream() { GuestBody::Empty } else { GuestBody::Stream(body) };

@@ -1,11 +1,12 @@
-//! The worker's side of the link: it dials a controller and serves the controller's calls over
-//! that connection, so that nothing ever dials a worker.
+//! The worker's side of its links: it dials every controller and serves the controller's calls over
+//! that connection, so that nothing ever dials a worker. For each controller:
 //!
 //! ```text
 //! register ─▶ heartbeats, every 10 s and whenever a bunker ends by itself
 //!          └▶ dial ─▶ serve until the connection breaks ─▶ register again
 //! ```
 
+mod bridges;
 mod commit;
 mod controller;
 mod exec;
@@ -15,6 +16,7 @@ mod files;
 mod guest_call;
 mod images;
 mod input;
+mod links;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,9 @@ use hyper_util::{
 };
 use scaibunker_api::{
     ids::WorkerId,
-    worker::{HEARTBEAT_INTERVAL_S, Heartbeat, ReadyImage, RegisterWorker},
+    worker::{
+        ControllerAddress, HEARTBEAT_INTERVAL_S, Heartbeat, ReadyImage, RegisterWorker, Registered,
+    },
 };
 use tokio::{
     sync::watch,
@@ -38,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     controller::{ControllerClient, LinkError},
+    links::Links,
     routes::router,
 };
 use crate::{chain, images::Images, storage::StorageClient, supervisor::Supervisor};
@@ -46,8 +51,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// A link that lived this long was a good one: the next retry is quick again.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(4);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(6);
 /// What one unread stream may hold in this process.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// The largest that HTTP/2 has: a command that does not read its input must stop no other call.
@@ -62,23 +67,75 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last word to the controller may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
-/// Keeps one controller linked to this worker.
-pub struct Link {
-    pub controller: ControllerClient,
+/// What a worker is to every controller.
+pub struct Identity {
     pub supervisor: Arc<Supervisor>,
     pub storage: Arc<StorageClient>,
     pub images: Images,
-    /// What the worker says of itself; `worker_id` is filled in once it is known.
+    /// What the worker says of itself, but its id.
     pub introduction: RegisterWorker,
-    /// Remembers the id that the controller gave.
+    /// The id that the first controller gave; held while it is asked.
+    pub id: tokio::sync::Mutex<Option<WorkerId>>,
+    /// Remembers it for the next start.
     pub remember: Box<dyn Fn(WorkerId) + Send + Sync>,
-    /// Whether the link is up.
-    pub is_up: watch::Sender<bool>,
+}
+
+impl Identity {
+    /// What the worker says of itself now.
+    fn introduction(&self, worker_id: Option<WorkerId>) -> RegisterWorker {
+        let image_cache = self.images.reports();
+        RegisterWorker { worker_id, image_cache, ..self.introduction.clone() }
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat {
+            images: self.introduction.images.clone(),
+            image_cache: self.images.reports(),
+            bunkers: self.supervisor.reports(),
+        }
+    }
+
+    /// Registers with a controller, under the id that the worker has or gets.
+    async fn register(&self, controller: &ControllerClient) -> Result<Registered, LinkError> {
+        let mut id = self.id.lock().await;
+        let registered = controller.register(&self.introduction(*id)).await?;
+        if *id != Some(registered.worker_id) {
+            *id = Some(registered.worker_id);
+            (self.remember)(registered.worker_id);
+        }
+        Ok(registered)
+    }
+}
+
+/// Keeps one controller linked to this worker.
+struct Link {
+    controller: ControllerClient,
+    worker: Arc<Identity>,
+    /// Tells which controllers there are, as this one knows them.
+    controllers: watch::Sender<Vec<ControllerAddress>>,
+    /// How many links are up.
+    up: watch::Sender<usize>,
+}
+
+/// A link that is up, until it is dropped.
+struct Up(watch::Sender<usize>);
+
+impl Up {
+    fn new(up: &watch::Sender<usize>) -> Self {
+        up.send_modify(|count| *count += 1);
+        Self(up.clone())
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Link {
     /// Registers, beats and serves until `shutdown`, through every failure of the other side.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    async fn run(self, shutdown: CancellationToken) {
         let mut retry = FIRST_RETRY;
         loop {
             let began = Instant::now();
@@ -92,16 +149,18 @@ impl Link {
             if began.elapsed() > STABLE_AFTER {
                 retry = FIRST_RETRY;
             }
+            let controller = self.controller.base();
             match ended {
-                Ok(()) => tracing::warn!("the link to the controller ended; dialling again"),
+                Ok(()) => tracing::warn!(controller, "the link ended; dialling again"),
                 Err(error) => tracing::warn!(
+                    controller,
                     error = %chain(&error),
                     retry_ms = retry.as_millis() as u64,
-                    "no link to the controller"
+                    "no link to a controller"
                 ),
             }
             tokio::select! {
-                () = sleep(retry) => {}
+                () = sleep(jittered(retry)) => {}
                 () = shutdown.cancelled() => return,
             }
             retry = (retry * 2).min(LONGEST_RETRY);
@@ -109,20 +168,25 @@ impl Link {
     }
 
     /// One registration and the link that follows it.
-    async fn serve_once(&mut self, shutdown: &CancellationToken) -> Result<(), LinkError> {
-        let worker_id = self.controller.register(&self.introduction()).await?.worker_id;
-        if self.introduction.worker_id != Some(worker_id) {
-            self.introduction.worker_id = Some(worker_id);
-            (self.remember)(worker_id);
-        }
+    async fn serve_once(&self, shutdown: &CancellationToken) -> Result<(), LinkError> {
+        let Registered { worker_id, controllers, .. } =
+            self.worker.register(&self.controller).await?;
+        self.hear(controllers);
         let connection = self.controller.dial(worker_id).await?;
-        tracing::info!(worker_id = %worker_id, "linked to the controller");
-        let served = tokio::select! {
+        tracing::info!(worker_id = %worker_id, controller = self.controller.base(), "linked");
+        tokio::select! {
             served = self.serve(connection, shutdown) => served,
             () = self.beat(worker_id) => Ok(()),
-        };
-        self.is_up.send_replace(false);
-        served
+        }
+    }
+
+    /// An empty list is that of a controller that is alone.
+    fn hear(&self, controllers: Vec<ControllerAddress>) {
+        self.controllers.send_if_modified(|known| {
+            let is_news = *known != controllers;
+            *known = controllers;
+            is_news
+        });
     }
 
     async fn serve(
@@ -130,8 +194,8 @@ impl Link {
         connection: Upgraded,
         shutdown: &CancellationToken,
     ) -> Result<(), LinkError> {
-        let routes =
-            router(Arc::clone(&self.supervisor), Arc::clone(&self.storage), self.images.clone());
+        let Identity { supervisor, storage, images, .. } = &*self.worker;
+        let routes = router(Arc::clone(supervisor), Arc::clone(storage), images.clone());
         let served = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -156,10 +220,19 @@ impl Link {
 
     /// Sends heartbeats until the controller no longer knows the worker.
     async fn beat(&self, worker_id: WorkerId) {
+        let (mut ended, mut images) =
+            (self.worker.supervisor.ended.subscribe(), self.worker.images.changes());
+        let mut up = None;
         loop {
-            match self.heartbeat(worker_id).await {
-                // The first one a controller takes makes the worker one that it places bunkers on.
-                Ok(()) => drop(self.is_up.send_replace(true)),
+            ended.mark_unchanged();
+            images.mark_unchanged();
+            match self.controller.heartbeat(worker_id, &self.worker.heartbeat()).await {
+                Ok(heard) => {
+                    // The first one a controller takes makes the worker one that it places bunkers
+                    // on.
+                    up.get_or_insert_with(|| Up::new(&self.up));
+                    self.hear(heard.controllers);
+                }
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "a heartbeat was not taken");
                     if error.is_unknown_worker() {
@@ -170,28 +243,22 @@ impl Link {
             let beaten = Instant::now();
             tokio::select! {
                 () = sleep(Duration::from_secs(HEARTBEAT_INTERVAL_S)) => {}
-                () = self.supervisor.ended.notified() => {}
-                () = self.images.changed() => tokio::select! {
+                _ = ended.changed() => {}
+                _ = images.changed() => tokio::select! {
                     () = sleep_until(beaten + SHORTEST_INTERVAL) => {}
-                    () = self.supervisor.ended.notified() => {}
+                    _ = ended.changed() => {}
                 },
             }
         }
     }
+}
 
-    /// What the worker says of itself now.
-    fn introduction(&self) -> RegisterWorker {
-        RegisterWorker { image_cache: self.images.reports(), ..self.introduction.clone() }
-    }
-
-    async fn heartbeat(&self, worker_id: WorkerId) -> Result<(), LinkError> {
-        let heartbeat = Heartbeat {
-            images: self.introduction.images.clone(),
-            image_cache: self.images.reports(),
-            bunkers: self.supervisor.reports(),
-        };
-        self.controller.heartbeat(worker_id, &heartbeat).await
-    }
+/// Between half and all of it: workers that lost a controller together come back one by one.
+fn jittered(pause: Duration) -> Duration {
+    let mut bits = [0; 4];
+    // Without random numbers all of it will do.
+    let _ = rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty());
+    pause - pause.mul_f64(f64::from(u32::from_le_bytes(bits)) / f64::from(u32::MAX) / 2.0)
 }
 
 /// How an image appears to controllers.

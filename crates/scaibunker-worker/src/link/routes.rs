@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use scaibunker_api::{
     REQUEST_ID_HEADER,
@@ -24,7 +24,7 @@ use scaibunker_guest_protocol::files::{
 use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
 
-use super::{commit, exec, execs, files::pass, images};
+use super::{bridges, commit, exec, execs, files::pass, images};
 use crate::{images::Images, storage::StorageClient, supervisor::Supervisor};
 
 type Supervised = State<Arc<Supervisor>>;
@@ -83,6 +83,7 @@ pub fn router(supervisor: Arc<Supervisor>, storage: Arc<StorageClient>, images: 
         .nest("/bunkers/{id}", files.merge(execs))
         .route("/images", get(images::list))
         .route("/images/{id}", get(images::show).put(images::ensure).delete(images::forget))
+        .route("/bridges/{name}", put(bridges::ensure).delete(bridges::remove))
         .fallback(unknown_route)
         .layer(middleware::from_fn(with_request_id))
         .with_state(Parts { supervisor, storage, images })

@@ -79,6 +79,7 @@ impl Bunker {
             disk_bytes: vitals.disk_bytes()?,
             execs_running: u32::try_from(self.execs.running()).unwrap_or(u32::MAX),
             last_active_at: self.activity.last_active_at().unwrap_or_else(Timestamp::now),
+            network: None,
         })
     }
 }

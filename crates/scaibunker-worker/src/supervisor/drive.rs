@@ -48,7 +48,7 @@ struct Driven<'a> {
     id: BunkerId,
     bunker: &'a Bunker,
     vm: Vm,
-    claim: Claim,
+    claim: Arc<Claim>,
     file_calls: Arc<Semaphore>,
 }
 
@@ -67,6 +67,7 @@ impl Supervisor {
             Ok(vm) => match vm.owner().cloned() {
                 Some(claim) => {
                     let file_calls = Arc::new(Semaphore::new(MAX_FILE_CALLS));
+                    let claim = Arc::new(claim);
                     let driven = Driven { active_at, id, bunker, vm, claim, file_calls };
                     match self.hold(driven, orders).await {
                         Some(reason) => reason,
@@ -85,7 +86,7 @@ impl Supervisor {
             bunker.activity.stand_still(last);
         }
         bunker.state.send_replace(BunkerState::Ended { reason });
-        self.ended.notify_one();
+        self.ended.send_replace(());
     }
 
     /// Returns why the bunker ended, after its VM was freed, or `None` if the VM was left running.
@@ -190,7 +191,7 @@ impl Driven<'_> {
     fn publish_running(&self) -> Result<(), VmError> {
         let guest = Guest {
             channel: self.vm.channel()?,
-            claim: self.claim.clone(),
+            claim: Arc::clone(&self.claim),
             file_calls: Arc::clone(&self.file_calls),
             activity: Arc::clone(&self.bunker.activity),
         };

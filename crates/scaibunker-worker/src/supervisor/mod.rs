@@ -17,14 +17,14 @@ use std::{
 
 use jiff::Timestamp;
 use scaibunker_api::{
-    bunker::BunkerMetrics,
+    bunker::{BunkerMetrics, NetworkProfile},
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
     image::RootConfig,
-    worker::{BunkerReport, StartBunker, WorkerBunkerState},
+    worker::{BunkerReport, StartBunker, StartNetwork, WorkerBunkerState},
 };
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,9 +37,10 @@ use crate::{
     activity::{CpuSampler, SAMPLE_INTERVAL},
     bunker_state::{BunkerState, BunkerWatch, Guest, paused},
     chain,
-    engine::Shape,
+    engine::{Nics, Shape},
     execs::Execs,
     jail::{Cgroup, JailedProcess},
+    network::Networks,
     pool::Pool,
     vitals::Vitals,
     vm::{Vm, VmError},
@@ -51,7 +52,7 @@ pub struct Supervisor {
     pool: Arc<Pool>,
     bunkers: Mutex<HashMap<BunkerId, Arc<Bunker>>>,
     /// Told whenever a bunker ends by itself, so that the controller hears of it at once.
-    pub ended: Notify,
+    pub ended: watch::Sender<()>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     keep_bunkers: bool,
@@ -64,11 +65,16 @@ impl Supervisor {
         Arc::new(Self {
             pool,
             bunkers: Mutex::default(),
-            ended: Notify::new(),
+            ended: watch::Sender::default(),
             tasks: TaskTracker::new(),
             shutdown,
             keep_bunkers,
         })
+    }
+
+    /// The networks of this worker, where it can make any.
+    pub fn networks(&self) -> Option<Arc<Networks>> {
+        self.pool.host().networks.clone()
     }
 
     fn bunkers(&self) -> MutexGuard<'_, HashMap<BunkerId, Arc<Bunker>>> {
@@ -102,6 +108,7 @@ impl Supervisor {
                 workdir,
                 env,
                 started_at,
+                network: spec.network.clone(),
             };
             let (supervisor, driven) = (Arc::clone(self), Arc::clone(&bunker));
             self.tasks.spawn(async move {
@@ -144,7 +151,12 @@ impl Supervisor {
             vcpus: spec.cpu_millicores.div_ceil(1000).max(1),
             memory_mb: spec.memory_mb,
             disk_mb: spec.disk_mb,
+            nics: nics(&spec.network),
         };
+        if spec.gpu_count > 0 {
+            let vm = self.pool.make_with_gpus(&shape, spec.gpu_count).await?;
+            return give(vm, claim, spec, request_id).await;
+        }
         if let Some(vm) = self.pool.take_ready(&shape) {
             match give(vm, claim.clone(), spec, request_id).await {
                 Ok(vm) => return Ok(vm),
@@ -231,8 +243,13 @@ impl Supervisor {
     pub async fn metrics(&self, id: BunkerId) -> Result<BunkerMetrics, ErrorBody> {
         let bunker = self.bunker(id)?;
         bunker.check_vm(id)?;
+        let networks = self.pool.host().networks.as_ref();
+        let network = networks.and_then(|networks| networks.gateway.usage(id));
         // Walks the page tables of the VMM.
-        let measured = tokio::task::spawn_blocking(move || bunker.metrics()).await;
+        let measured = tokio::task::spawn_blocking(move || {
+            bunker.metrics().map(|metrics| BunkerMetrics { network, ..metrics })
+        })
+        .await;
         measured.map_err(std::io::Error::from).and_then(std::convert::identity).map_err(|error| {
             // Its end is not published yet.
             let message =
@@ -393,17 +410,23 @@ fn same_process(mark: ProcessMark) -> Option<JailedProcess> {
 }
 
 /// Makes the VM the bunker's, or frees it.
+/// The devices that a bunker's network wants.
+fn nics(network: &StartNetwork) -> Nics {
+    match network.profile {
+        NetworkProfile::Isolated => Nics::None,
+        NetworkProfile::Registry | NetworkProfile::Allowlisted | NetworkProfile::Unrestricted => {
+            Nics::Gateway
+        }
+        NetworkProfile::Transit => Nics::Bridges(network.interfaces.len() as u32),
+    }
+}
+
 async fn give(
     mut vm: Vm,
     claim: Claim,
     spec: &StartBunker,
     request_id: &str,
 ) -> Result<Vm, VmError> {
-    match vm.claim(claim, spec.cpu_millicores, spec.memory_mb, request_id).await {
-        Ok(()) => Ok(vm),
-        Err(error) => {
-            vm.destroy().await;
-            Err(error)
-        }
-    }
+    let claimed = vm.claim(claim, spec.cpu_millicores, spec.memory_mb, request_id).await;
+    vm.unless_failed(claimed).await
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use scaibunker_api::ids::VmId;
+use scaibunker_api::{ids::VmId, worker::StartNetwork};
 use tokio::{net::UnixListener, time::timeout};
 
 use super::*;
@@ -116,6 +116,10 @@ impl MicroVm for VmDouble {
         self.process
     }
 
+    fn tap(&self) -> std::io::Result<std::os::fd::OwnedFd> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+
     fn process(&self) -> &JailedProcess {
         &self.process
     }
@@ -143,6 +147,8 @@ impl Lab {
             vms_dir,
             cgroups: None,
             uid_slots: Arc::new(UidSlots::default()),
+            gpus: Arc::default(),
+            networks: None,
         };
         let pool = Pool::new(Arc::new(host), Images::none(dir.path()), 0);
         let supervisor = Supervisor::new(pool, CancellationToken::new(), false);
@@ -195,6 +201,7 @@ fn leave_behind(vms_dir: &Path, id: BunkerId, paused: Option<Pause>) -> Arc<Gues
         image_user: "bunker".to_owned(),
         env: BTreeMap::new(),
         started_at: LONG_AGO,
+        network: StartNetwork::default(),
     };
     home.set_claim(claim).unwrap();
     home.set_paused(paused).unwrap();

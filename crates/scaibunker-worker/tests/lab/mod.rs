@@ -8,7 +8,7 @@ use std::{
 use scaibunker_worker::{
     assets,
     engine::{
-        Shape,
+        Nics, Shape,
         qemu::{Accelerator, Qemu, version},
     },
     images::{ImageSettings, Images},
@@ -58,8 +58,16 @@ pub async fn lab(pool_size: usize) -> Lab {
         vms_dir: dir.path().join("vms"),
         cgroups: CgroupRoot::detect(Path::new("/sys/fs/cgroup")),
         uid_slots: Arc::new(UidSlots::default()),
+        gpus: Arc::default(),
+        networks: None,
     });
-    let shape = Shape { image: image.digest.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64 };
+    let shape = Shape {
+        image: image.digest.clone(),
+        vcpus: 1,
+        memory_mb: 256,
+        disk_mb: 64,
+        nics: Nics::None,
+    };
     let settings = ImageSettings {
         cache_dir: dir.path().join("images"),
         import_dir: dir.path().join("import"),

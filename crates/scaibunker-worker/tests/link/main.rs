@@ -126,7 +126,9 @@ fn spec(shape: &Shape) -> StartBunker {
         cpu_millicores: 1000,
         memory_mb: shape.memory_mb,
         disk_mb: shape.disk_mb,
+        gpu_count: 0,
         env_vars: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
+        network: scaibunker_api::worker::StartNetwork::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::ffi::{CString, NulError};
 use scaibunker_guest_protocol::{BASE_DISK_SERIAL, PORT_NAME, SCRATCH_DISK_SERIAL};
 
 use super::{Accelerator, tsc};
-use crate::{engine::Shape, jail::FIRST_FD};
+use crate::{engine::Shape, gpus::Gpu, jail::FIRST_FD};
 
 /// The descriptors a VMM gets, in this order.
 #[derive(Debug, Clone, Copy)]
@@ -18,10 +18,13 @@ pub enum PassedFile {
     Scratch,
     Vmlinux,
     Initramfs,
+    /// The first of the taps.
+    Tap,
 }
 
 impl PassedFile {
-    fn number(self) -> i32 {
+    /// Its number in the VMM.
+    pub fn number(self) -> i32 {
         FIRST_FD + self as i32
     }
 
@@ -48,13 +51,17 @@ pub fn arguments(
     shape: &Shape,
     accelerator: Accelerator,
     role: Role,
+    gpus: &[Gpu],
 ) -> Result<Vec<CString>, NulError> {
     let (share, memory_mb, vcpus) = (role == Role::Template, shape.memory_mb, shape.vcpus);
     let on_off = |on| if on { "on" } else { "off" };
     let mut args: Vec<String> = Vec::new();
     let mut add = |parts: &[&str]| args.extend(parts.iter().map(|&part| part.to_owned()));
 
-    add(&["-name", name, "-M", "microvm,acpi=on,memory-backend=ram0,dump-guest-core=off"]);
+    // Real devices are on a PCI bus, which the machine has only then.
+    let pcie = on_off(!gpus.is_empty());
+    let machine = format!("microvm,acpi=on,pcie={pcie},memory-backend=ram0,dump-guest-core=off");
+    add(&["-name", name, "-M", &machine]);
     match accelerator {
         Accelerator::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
         Accelerator::Tcg => {
@@ -96,6 +103,13 @@ pub fn arguments(
         let errors = "rerror=report,werror=report";
         add(&["-device", &format!("virtio-blk-device,drive={node},serial={node},{errors}")]);
     }
+    for index in 0..shape.nics.count() {
+        let fd = PassedFile::Tap.number() + index.cast_signed();
+        add(&["-netdev", &format!("tap,id=net{index},fd={fd},vhost=off")]);
+        // By these the guest knows which is which, until it has addresses of its own.
+        let mac = format!("02:5c:00:00:00:{index:02x}");
+        add(&["-device", &format!("virtio-net-device,netdev=net{index},mac={mac}")]);
+    }
     add(&["-device", "virtio-serial-device"]);
     for (file, id) in [(PassedFile::Agent, "agent"), (PassedFile::Qmp, "qmp")] {
         let fd = file.number();
@@ -103,6 +117,9 @@ pub fn arguments(
     }
     add(&["-device", &format!("virtserialport,chardev=agent,name={PORT_NAME},nr=1")]);
     add(&["-mon", "chardev=qmp,mode=control"]);
+    for gpu in gpus {
+        add(&["-device", &format!("vfio-pci,sysfsdev={}", gpu.sysfs.display())]);
+    }
     if role == Role::Clone {
         add(&["-incoming", "defer", "-S"]);
     }
@@ -124,18 +141,49 @@ fn kernel_command_line(accelerator: Accelerator) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
+    use crate::engine::Nics;
 
     #[test]
     fn template_and_clone_differ_only_in_sharing_and_waiting() {
-        let shape = Shape { image: "busybox".into(), vcpus: 1, memory_mb: 256, disk_mb: 64 };
+        let shape = Shape {
+            image: "busybox".into(),
+            vcpus: 1,
+            memory_mb: 256,
+            disk_mb: 64,
+            nics: Nics::Gateway,
+        };
         let line = |role| {
-            let args = arguments("vm", &shape, Accelerator::Kvm, role).unwrap();
+            let args = arguments("vm", &shape, Accelerator::Kvm, role, &[]).unwrap();
             args.iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
         let mut clone = line(Role::Clone);
         clone.truncate(clone.len() - 3);
         let clone: Vec<_> = clone.iter().map(|arg| arg.replace("share=off", "share=on")).collect();
         assert_eq!(line(Role::Template), clone);
+    }
+
+    #[test]
+    fn a_gpu_comes_with_the_bus_that_it_is_on() {
+        let shape = Shape {
+            image: "busybox".into(),
+            vcpus: 1,
+            memory_mb: 256,
+            disk_mb: 64,
+            nics: Nics::None,
+        };
+        let gpu = Gpu {
+            address: "0000:41:00.0".to_owned(),
+            sysfs: "/sys/devices/pci0000:40/0000:41:00.0".into(),
+            group: 7,
+        };
+        let args = arguments("vm", &shape, Accelerator::Kvm, Role::Template, slice::from_ref(&gpu));
+        let args: Vec<_> =
+            args.unwrap().into_iter().map(|arg| arg.into_string().unwrap()).collect();
+        assert!(args.iter().any(|arg| arg.contains("pcie=on")), "{args:?}");
+        let device = "vfio-pci,sysfsdev=/sys/devices/pci0000:40/0000:41:00.0";
+        assert!(args.iter().any(|arg| arg == device), "{args:?}");
     }
 }

@@ -11,9 +11,9 @@ use std::{
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::chown},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -26,12 +26,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use self::probe::{Verdict, probe_shape, remembered, version};
 use self::{
-    command::{Role, arguments},
+    command::{PassedFile, Role, arguments},
     qmp::Qmp,
 };
 use super::{AGENT_SOCKET, Engine, EngineError, MicroVm, SavedVm, Shape, Template};
 use crate::{
     assets::{BakedImage, Kernel},
+    gpus::GpuLease,
     jail::{self, JailSpec, JailedProcess, Privilege},
     scratch::ScratchDisk,
     seat::Seat,
@@ -39,6 +40,12 @@ use crate::{
 };
 
 const QMP_SOCKET: &str = "qmp.sock";
+
+const VFIO: &str = "/dev/vfio/vfio";
+/// A device for each IOMMU group.
+const VFIO_GROUPS: &str = "/dev/vfio";
+/// Memory besides the guest's that devices are given to see: their own, mapped into the VMM.
+const LOCKED_OVERHEAD_MB: u32 = 256;
 
 /// QEMU answers some 40 ms after its start; a loaded host takes longer.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -93,7 +100,7 @@ impl Qemu {
     ) -> Result<QemuVm, EngineError> {
         let open =
             |path: &PathBuf, what| File::open(path).map(OwnedFd::from).map_err(io_failed(what));
-        let files = vec![
+        let mut files = vec![
             seat.home.listen(QMP_SOCKET).map_err(io_failed("listen for the control connection"))?,
             seat.home.listen(AGENT_SOCKET).map_err(io_failed("listen for the agent"))?,
             memory,
@@ -102,20 +109,38 @@ impl Qemu {
             open(&self.kernel.vmlinux, "open the kernel")?,
             open(&self.kernel.initramfs, "open the initramfs")?,
         ];
+        if let Some(network) = &mut seat.network {
+            files.extend(network.take_taps());
+        }
         let name = format!("scaibunker-{}", seat.home.name());
         let nul = |e: std::ffi::NulError| io_failed("build the command line")(e.into());
-        let devices = match self.accelerator {
+        let mut devices = match self.accelerator {
             Accelerator::Kvm => vec![PathBuf::from("/dev/kvm")],
             Accelerator::Tcg => Vec::new(),
         };
+        let gpus = seat.gpus.as_ref().map_or(&[][..], GpuLease::devices);
         let privilege = if rustix::process::geteuid().is_root() {
             Privilege::OwnUid(jail::FIRST_UID + seat.uid.number())
         } else {
             Privilege::UserNamespace
         };
+        if !gpus.is_empty() {
+            devices.push(VFIO.into());
+        }
+        for gpu in gpus {
+            let node = Path::new(VFIO_GROUPS).join(gpu.group.to_string());
+            if let Privilege::OwnUid(uid) = privilege {
+                // Other VMMs do not see it: no jail shows what is not its own.
+                chown(&node, Some(uid), None).map_err(io_failed("give the VMM its GPU"))?;
+            }
+            devices.push(node);
+        }
+        let shown = gpus.iter().map(|gpu| gpu.sysfs.clone());
+        // Devices write into the guest's memory, all of which has to stay where it is.
+        let locked_mb = if gpus.is_empty() { 0 } else { shape.memory_mb + LOCKED_OVERHEAD_MB };
         let spec = JailSpec {
             program: CString::new(self.program.as_os_str().as_bytes()).map_err(nul)?,
-            args: arguments(&name, shape, self.accelerator, role).map_err(nul)?,
+            args: arguments(&name, shape, self.accelerator, role, gpus).map_err(nul)?,
             privilege,
             root: self.jail_root.clone(),
             visible: [
@@ -128,12 +153,15 @@ impl Qemu {
                 "/usr/share/seabios".as_ref(),
             ]
             .map(PathBuf::from)
-            .into(),
+            .into_iter()
+            .chain(shown)
+            .collect(),
             devices,
             files,
             stderr: seat.home.stderr().map_err(io_failed("open the VMM's log"))?.into(),
             cgroup: seat.cgroup.as_ref(),
             max_file_bytes: scratch.max_bytes,
+            max_locked_bytes: u64::from(locked_mb) << 20,
         };
         let home = &mut seat.home;
         let process =
@@ -306,6 +334,10 @@ impl MicroVm for QemuVm {
 
     fn into_process(self: Box<Self>) -> JailedProcess {
         self.process
+    }
+
+    fn tap(&self) -> io::Result<OwnedFd> {
+        self.process.descriptor(PassedFile::Tap.number())
     }
 
     fn process(&self) -> &JailedProcess {

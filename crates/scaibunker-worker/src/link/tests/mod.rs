@@ -106,6 +106,8 @@ fn supervisor(dir: &Path) -> Arc<Supervisor> {
         vms_dir: dir.join("vms"),
         cgroups: None,
         uid_slots: Arc::new(UidSlots::default()),
+        gpus: Arc::default(),
+        networks: None,
     };
     let pool = Pool::new(Arc::new(host), Images::none(dir), 0);
     Supervisor::new(pool, CancellationToken::new(), false)
@@ -132,9 +134,11 @@ impl Lab {
             image_user: "bunker".to_owned(),
             env: BTreeMap::new(),
             started_at: jiff::Timestamp::UNIX_EPOCH,
+            network: scaibunker_api::worker::StartNetwork::default(),
         };
         let supervisor = supervisor(dir.path());
         let file_calls = Arc::new(Semaphore::new(64));
+        let claim = Arc::new(claim);
         let running = Guest { channel, claim, file_calls, activity: Arc::default() };
         supervisor.insert_running(id, running, &dir.path().join("home"));
         let storage = Arc::new(StorageClient::new(url, TOKEN).unwrap());
