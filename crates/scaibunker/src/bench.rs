@@ -1,6 +1,6 @@
 //! `scaibunker bench`: what the installation does, as a client sees it.
 //!
-//! Every bench but `control`, which has a controller of its own, makes its bunkers through one
+//! Every bench but `control` and `fleet`, which have a controller of their own, makes its bunkers through one
 //! [`Fleet`], which ends them whatever happens. All print the machine they ran on with their figures.
 
 mod control;
@@ -9,10 +9,13 @@ mod exec;
 mod figure;
 mod files;
 mod fleet;
+mod images;
 mod machine;
+mod network;
 mod report;
 mod stats;
 mod tti;
+mod workers;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -21,7 +24,7 @@ use scaibunker_api::bunker::CreateBunker;
 pub use self::machine::field;
 use self::{
     control::ControlArgs, density::DensityArgs, exec::ExecBenchArgs, files::FilesBenchArgs,
-    tti::TtiArgs,
+    images::ImagesBenchArgs, network::NetworkBenchArgs, tti::TtiArgs, workers::FleetBenchArgs,
 };
 use crate::{cli::GlobalArgs, exit::Failure, quantity, signals::Stop};
 
@@ -38,7 +41,10 @@ enum Bench {
     Exec(ExecBenchArgs),
     Files(FilesBenchArgs),
     Density(DensityArgs),
+    Images(ImagesBenchArgs),
     Control(ControlArgs),
+    Fleet(FleetBenchArgs),
+    Network(NetworkBenchArgs),
 }
 
 /// The bunkers to measure with.
@@ -69,7 +75,10 @@ pub async fn run(global: &GlobalArgs, args: BenchArgs) -> Result<u8, Failure> {
         Bench::Tti(args) => tti::run(global, &args, stop).await,
         Bench::Exec(args) => exec::run(global, &args, stop).await,
         Bench::Files(args) => files::run(global, &args, stop).await,
+        Bench::Images(args) => images::run(global, &args, stop).await,
         Bench::Density(args) => density::run(global, &args, stop).await,
+        Bench::Network(args) => network::run(global, &args, stop).await,
+        Bench::Fleet(args) => workers::run(global, &args, stop).await,
         Bench::Control(args) => control::run(global, &args, stop).await,
     }
 }

@@ -9,13 +9,15 @@ use crate::{
     bench::BenchArgs,
     client::{API_KEY_VARIABLE, Client, Credential, DEFAULT_URL, DataDir, Endpoint},
     commands::{
-        audit::AuditArgs, completions::CompletionsArgs, cp::CpArgs, create::CreateArgs,
-        doctor::DoctorArgs, events::EventsArgs, exec::ExecArgs, files::FilesArgs,
-        groups::GroupsArgs, images::ImagesArgs, keys::KeysArgs, kill::KillArgs, login::LoginArgs,
-        logs::LogsArgs, ls::LsArgs, partners::PartnersArgs, pause::PauseArgs, ps::PsArgs,
-        quota::QuotaArgs, rm::RmArgs, roles::RolesArgs, run::RunArgs, set::SetArgs,
-        shell::ShellArgs, tenants::TenantsArgs, users::UsersArgs,
+        audit::AuditArgs, bridges::BridgesArgs, completions::CompletionsArgs, cp::CpArgs,
+        create::CreateArgs, doctor::DoctorArgs, egress::EgressArgs, events::EventsArgs,
+        exec::ExecArgs, files::FilesArgs, groups::GroupsArgs, images::ImagesArgs, keys::KeysArgs,
+        kill::KillArgs, login::LoginArgs, logs::LogsArgs, ls::LsArgs, partners::PartnersArgs,
+        pause::PauseArgs, ps::PsArgs, quota::QuotaArgs, rm::RmArgs, roles::RolesArgs, run::RunArgs,
+        set::SetArgs, shell::ShellArgs, tenants::TenantsArgs, users::UsersArgs,
+        workers::WorkersArgs,
     },
+    controller::ControllerArgs,
     credentials,
     exit::{self, Failure},
     logging::LogFormat,
@@ -24,6 +26,7 @@ use crate::{
     proxy::ProxyArgs,
     secret,
     up::UpArgs,
+    worker::WorkerDaemonArgs,
 };
 
 /// Sandboxed compute for AI agents: every bunker is a microVM of its own.
@@ -134,6 +137,7 @@ pub enum Command {
     Shell(ShellArgs),
     Cp(CpArgs),
     Files(FilesArgs),
+    Egress(EgressArgs),
     Ps(PsArgs),
     Logs(LogsArgs),
     Kill(KillArgs),
@@ -147,8 +151,7 @@ pub enum Command {
     Events(EventsArgs),
     Rm(RmArgs),
     Images(ImagesArgs),
-    /// List the workers that run bunkers
-    Workers,
+    Workers(WorkersArgs),
     Quota(QuotaArgs),
     Login(LoginArgs),
     /// Forget the stored API key
@@ -164,21 +167,31 @@ pub enum Command {
     Tenants(TenantsArgs),
     Partners(PartnersArgs),
     Audit(AuditArgs),
+    Bridges(BridgesArgs),
     Bench(BenchArgs),
     Up(Box<UpArgs>),
+    Controller(Box<ControllerArgs>),
+    Worker(Box<WorkerDaemonArgs>),
     Proxy(ProxyArgs),
     Doctor(DoctorArgs),
     Completions(CompletionsArgs),
     /// Unpack layers in a jail; started by the worker
     #[command(name = scaibunker_worker::bake::HELPER_COMMAND, hide = true)]
     BakeHelper,
+    /// Carry what bunkers send into the world; started by the worker
+    #[command(name = scaibunker_egress::HELPER_COMMAND, hide = true)]
+    EgressGateway {
+        /// An empty directory
+        root: PathBuf,
+        uid: u32,
+    },
 }
 
 impl Command {
     /// What is logged unless the environment says otherwise.
     pub fn default_log_filter(&self) -> &'static str {
         match self {
-            Self::Up(_) | Self::Proxy(_) => "info",
+            Self::Up(_) | Self::Controller(_) | Self::Worker(_) | Self::Proxy(_) => "info",
             _ => "warn",
         }
     }

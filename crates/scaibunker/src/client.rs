@@ -29,7 +29,7 @@ use http::Method;
 use scaibunker_api::{
     bunker::{Bunker, BunkerStatus, CreateBunker},
     envelope::{Envelope, ListEnvelope},
-    ids::BunkerId,
+    ids::{BunkerId, WorkerId},
     worker::Worker,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -139,6 +139,12 @@ impl Client {
             }
         }
         Ok(found.into_values().rev().collect())
+    }
+
+    /// Has a worker take no new bunkers, or take them again.
+    pub async fn set_drained(&self, id: WorkerId, drained: bool) -> Result<Worker, ClientError> {
+        let action = if drained { "drain" } else { "resume" };
+        self.change(Method::POST, &format!("/workers/{id}/{action}"), None::<&()>).await
     }
 
     /// The workers of the installation.

@@ -1,16 +1,17 @@
 //! The commands, one module each.
 
 pub mod audit;
+pub mod bridges;
 pub mod completions;
 pub mod cp;
 pub mod create;
 pub mod doctor;
+pub mod egress;
 pub mod events;
 pub mod exec;
 pub mod files;
 pub mod groups;
 pub mod images;
-pub mod inventory;
 pub mod keys;
 pub mod kill;
 pub mod login;
@@ -28,14 +29,16 @@ pub mod shell;
 pub mod tenants;
 pub mod users;
 pub mod whoami;
+pub mod workers;
 
 use std::process::ExitCode;
 
 use crate::{
     bench,
     cli::{Cli, Command},
+    controller,
     exit::Failure,
-    proxy, up,
+    proxy, up, worker,
 };
 
 /// Runs the command that was asked for and says what went wrong, if something did.
@@ -57,12 +60,15 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
         Command::Bench(args) => return bench::run(&global, args).await,
         Command::Doctor(args) => return doctor::run(&global, &args).await,
         Command::Up(args) => up::run(&global, *args).await?,
+        Command::Controller(args) => controller::run(&global, *args).await?,
+        Command::Worker(args) => worker::run(&global, *args).await?,
         Command::Proxy(args) => proxy::run(&global, args).await?,
         Command::Create(args) => create::run(&global, args).await?,
         Command::Ls(args) => ls::run(&global, &args).await?,
         Command::Rm(args) => rm::run(&global, &args).await?,
         Command::Cp(args) => cp::run(&global, args).await?,
         Command::Files(args) => files::run(&global, args).await?,
+        Command::Egress(args) => egress::run(&global, &args).await?,
         Command::Ps(args) => ps::run(&global, &args).await?,
         Command::Kill(args) => kill::run(&global, args).await?,
         Command::Pause(args) => pause::pause(&global, &args).await?,
@@ -81,10 +87,11 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
         Command::Partners(args) => partners::run(&global, args).await?,
         Command::Audit(args) => audit::run(&global, args).await?,
         Command::Images(args) => images::run(&global, args).await?,
-        Command::Workers => inventory::workers(&global).await?,
+        Command::Workers(args) => workers::run(&global, args).await?,
+        Command::Bridges(args) => bridges::run(&global, args).await?,
         Command::Completions(args) => completions::run(&global, &args)?,
-        // `main` runs it, before there are threads.
-        Command::BakeHelper => {}
+        // `main` runs them, before there are threads.
+        Command::BakeHelper | Command::EgressGateway { .. } => {}
     }
     Ok(0)
 }

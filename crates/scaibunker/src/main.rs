@@ -8,12 +8,14 @@ mod bunker_ref;
 mod cli;
 mod client;
 mod commands;
+mod controller;
 mod copy;
 mod credentials;
 mod exit;
 mod launch;
 mod logging;
 mod object_ref;
+mod options;
 mod output;
 mod paths;
 mod proxy;
@@ -23,9 +25,11 @@ mod secret;
 mod sh_quote;
 mod shell;
 mod signals;
+mod systemd;
 mod tables;
 mod terminal;
 mod up;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -35,9 +39,13 @@ use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if matches!(cli.command, Command::BakeHelper) {
-        // Enters namespaces, which a process with threads may not.
-        return scaibunker_worker::bake::helper_main();
+    // Both give up rights, which a process with threads does not do as a whole.
+    match cli.command {
+        Command::BakeHelper => return scaibunker_worker::bake::helper_main(),
+        Command::EgressGateway { root, uid } => {
+            return scaibunker_egress::helper_main(&root, uid);
+        }
+        _ => {}
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -8,12 +8,15 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use scaibunker_controller::server::{self, Endings};
+use scaibunker_controller::server::{self, Endings, TlsFiles};
 use scaibunker_storage::{Objects, SigningSecret, WorkerToken};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{bucket::BucketArgs, cli::GlobalArgs, exit::Failure, secret, signals::Stop};
+use crate::{
+    bucket::BucketArgs, cli::GlobalArgs, exit::Failure, options::TlsArgs, secret, signals::Stop,
+    systemd,
+};
 
 /// Where the proxy listens unless told otherwise.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8421);
@@ -33,6 +36,8 @@ pub struct ProxyArgs {
     #[arg(long, env = "SCAIBUNKER_PROXY_LISTEN", default_value_t = DEFAULT_LISTEN)]
     listen: SocketAddr,
     #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
     bucket: BucketArgs,
 }
 
@@ -47,6 +52,7 @@ pub async fn run(global: &GlobalArgs, args: ProxyArgs) -> Result<(), Failure> {
         )
     })?;
     secret::make_private_dir(&data_dir)?;
+    let tls = args.tls.files().map(TlsFiles::acceptor).transpose().map_err(anyhow::Error::from)?;
     let objects = objects(&args.bucket, &data_dir)?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!(
@@ -60,8 +66,9 @@ pub async fn run(global: &GlobalArgs, args: ProxyArgs) -> Result<(), Failure> {
     let router = scaibunker_storage::alone(objects, WorkerToken::new(&worker_token));
     let endings = Endings { draining: CancellationToken::new(), cut: CancellationToken::new() };
     let Endings { draining, cut } = endings.clone();
-    let accepting = tokio::spawn(server::accept(listener, router, endings));
-    global.output().note(&format!("ready at http://{address}"));
+    let accepting = tokio::spawn(server::accept(listener, tls, router, endings));
+    global.output().note(&format!("ready at {}://{address}", args.tls.scheme()));
+    systemd::ready();
     stop.requested().await;
     tracing::info!("asked to stop: no new connections");
     draining.cancel();

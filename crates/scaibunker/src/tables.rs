@@ -1,6 +1,7 @@
 //! Records as tables.
 
 mod audit;
+mod egress;
 mod identity;
 mod images;
 mod quota;
@@ -8,6 +9,7 @@ mod quota;
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use scaibunker_api::{
+    bridge::Bridge,
     bunker::Bunker,
     exec::{Command, ExecMode, ExecRecord, ExecStatus},
     file::{FileEntry, FileType},
@@ -16,11 +18,12 @@ use scaibunker_api::{
 
 pub use self::{
     audit::audit_entries,
+    egress::egress_events,
     identity::{
         api_keys, custom_role, custom_roles, group, groups, me, partners, tenant, tenants, user,
         users,
     },
-    images::{cache_status, image, image_cache, image_status, images},
+    images::{cache_status, findings, image, image_cache, image_scan, image_status, images},
     quota::{assignments, quota_profile, quota_profiles, usage, usage_heading},
 };
 use crate::{output::printable, sh_quote};
@@ -39,6 +42,22 @@ pub fn table<const N: usize>(
         table.add_row(row.map(|cell| printable(&cell)));
     }
     spaced(table)
+}
+
+/// Bridges of workers.
+pub fn bridges(bridges: &[Bridge]) -> Table {
+    table(
+        ["ID", "NAME", "WORKER", "MTU", "CREATED"],
+        bridges.iter().map(|bridge| {
+            [
+                bridge.id.to_string(),
+                bridge.name.clone(),
+                bridge.worker_id.to_string(),
+                or_dash(bridge.mtu.map(|mtu| mtu.to_string()).unwrap_or_default()),
+                time(bridge.created_at),
+            ]
+        }),
+    )
 }
 
 /// One record, a field a line.
@@ -98,7 +117,8 @@ pub fn bunkers(bunkers: &[Bunker], now: Timestamp) -> Table {
 
 /// Workers with what of theirs is in use, and their last sign of life at `now`.
 pub fn workers(workers: &[Worker], now: Timestamp) -> Table {
-    let header = ["ID", "NAME", "STATUS", "ENGINE", "VERSION", "CPU", "MEMORY", "DISK", "SEEN"];
+    let header =
+        ["ID", "NAME", "STATUS", "BUNKERS", "ENGINE", "VERSION", "CPU", "MEMORY", "DISK", "SEEN"];
     table(
         header,
         workers.iter().map(|worker| {
@@ -106,10 +126,8 @@ pub fn workers(workers: &[Worker], now: Timestamp) -> Table {
             [
                 worker.id.to_string(),
                 worker.name.clone(),
-                match worker.status {
-                    WorkerStatus::Online => "online".to_owned(),
-                    WorkerStatus::Offline => "offline".to_owned(),
-                },
+                worker_status(worker.status).to_owned(),
+                worker.bunkers.to_string(),
                 worker.engine.clone(),
                 worker.version.clone(),
                 format!("{} of {}", cores(used.cpu_millicores), cores(all.cpu_millicores)),
@@ -119,6 +137,45 @@ pub fn workers(workers: &[Worker], now: Timestamp) -> Table {
             ]
         }),
     )
+}
+
+fn worker_status(status: WorkerStatus) -> &'static str {
+    match status {
+        WorkerStatus::Online => "online",
+        WorkerStatus::Offline => "offline",
+        WorkerStatus::Draining => "draining",
+        WorkerStatus::Drained => "drained",
+    }
+}
+
+fn gpus(worker: &Worker) -> String {
+    let (used, all) = (worker.allocated.gpu_count, worker.capacity.gpu_count);
+    match &worker.gpu_type {
+        Some(kind) => format!("{used} of {all} {kind}"),
+        None => "-".to_owned(),
+    }
+}
+
+/// All of one worker, with its age at `now`.
+pub fn worker(worker: &Worker, now: Timestamp) -> Table {
+    let (used, all) = (&worker.allocated, &worker.capacity);
+    let images: Vec<_> = worker.images.iter().map(|image| image.name.clone()).collect();
+    fields([
+        ("id", worker.id.to_string()),
+        ("name", worker.name.clone()),
+        ("status", worker_status(worker.status).to_owned()),
+        ("drained", worker.drained_at.map_or_else(|| "-".to_owned(), time)),
+        ("seen", worker.last_heartbeat.map_or_else(|| "never".to_owned(), |seen| ago(seen, now))),
+        ("bunkers", worker.bunkers.to_string()),
+        ("cpu", format!("{} of {}", cores(used.cpu_millicores), cores(all.cpu_millicores))),
+        ("memory", format!("{} of {}", mib(used.memory_mb), mib(all.memory_mb))),
+        ("disk", format!("{} of {}", mib(used.disk_mb), mib(all.disk_mb))),
+        ("gpus", gpus(worker)),
+        ("engine", worker.engine.clone()),
+        ("version", worker.version.clone()),
+        ("built-in images", or_dash(images.join(", "))),
+        ("other images", worker.image_cache.len().to_string()),
+    ])
 }
 
 /// Commands with how long ago they were started at `now`.

@@ -1,7 +1,7 @@
 //! `scaibunker bench control`: the control plane alone, without microVMs.
 
-mod caller;
-mod sim_worker;
+pub(super) mod caller;
+pub(super) mod sim_worker;
 
 use std::{
     net::SocketAddr,
@@ -21,7 +21,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{caller::Caller, sim_worker::SimWorker};
+use self::{
+    caller::Caller,
+    sim_worker::{ENDLESS, SimWorker},
+};
 use super::{
     figure::{self, Figure, Unit, figures},
     machine::Setting,
@@ -29,9 +32,9 @@ use super::{
 use crate::{
     cli::GlobalArgs,
     exit::{self, Failure},
+    options::StateArgs,
     output::Progress,
     signals::Stop,
-    up::StateArgs,
 };
 
 const CREATE: &str = r#"{"image":"simulated"}"#;
@@ -99,7 +102,7 @@ impl Bench {
         let address = listener.local_addr()?;
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(controller.serve(listener, shutdown.clone()));
-        let worker = SimWorker::link(&format!("http://{address}"), WORKER_TOKEN).await?;
+        let worker = SimWorker::link(&format!("http://{address}"), WORKER_TOKEN, ENDLESS).await?;
         let key = std::fs::read_to_string(data_dir.path().join("admin.key"))?.trim().to_owned();
         Ok(Self { address, key, shutdown, serving, _worker: worker, _data_dir: data_dir })
     }

@@ -20,6 +20,10 @@ pub enum Unit {
     /// Millions of bytes, not MiB.
     #[serde(rename = "MB/s")]
     Megabytes,
+    #[serde(rename = "MiB")]
+    Mebibytes,
+    #[serde(rename = "%")]
+    Percent,
     #[serde(rename = "1/s")]
     PerSecond,
 }
@@ -70,10 +74,15 @@ impl Figure {
         self.succeeded = self.measured.len();
         self.values = Summary::of(self.measured.iter().copied());
         self.met = self.values.zip(self.target).map(|(values, target)| match self.unit {
-            Unit::Milliseconds => values.median <= target,
+            Unit::Milliseconds | Unit::Mebibytes | Unit::Percent => values.median <= target,
             Unit::Megabytes | Unit::PerSecond => values.median >= target,
         });
         self
+    }
+
+    /// A code of a failed attempt.
+    pub fn first_failure(&self) -> Option<&str> {
+        self.failures.keys().next().map(String::as_str)
     }
 
     pub fn has_failures(&self) -> bool {
@@ -84,6 +93,8 @@ impl Figure {
         let attempts = self.succeeded + self.failures.values().sum::<usize>();
         let (sign, unit, worst): (_, _, fn(Summary) -> f64) = match self.unit {
             Unit::Milliseconds => ("≤", "ms", |values| values.p99),
+            Unit::Mebibytes => ("≤", "MiB", |values| values.max),
+            Unit::Percent => ("≤", "%", |values| values.max),
             // Of up to 100 values the worst is what 99 % reach.
             Unit::Megabytes => ("≥", "MB/s", |values| values.min),
             Unit::PerSecond => ("≥", "1/s", |values| values.min),

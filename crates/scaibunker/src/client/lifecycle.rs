@@ -3,6 +3,7 @@
 use http::Method;
 use scaibunker_api::{
     bunker::{Bunker, PatchBunker, StatusEvent},
+    egress::EgressEvent,
     ids::BunkerId,
 };
 
@@ -26,6 +27,11 @@ impl StatusStream {
 }
 
 impl Client {
+    /// What a bunker reached and tried to reach.
+    pub async fn egress_events(&self, id: BunkerId) -> Result<Vec<EgressEvent>, ClientError> {
+        self.every_page(&format!("/bunkers/{id}/egress-audit?")).await
+    }
+
     /// Stops a bunker's CPUs.
     pub async fn pause_bunker(&self, id: BunkerId) -> Result<Bunker, ClientError> {
         self.change(Method::POST, &format!("/bunkers/{id}/pause"), None::<&()>).await

@@ -4,15 +4,20 @@ use std::{fmt::Display, str::FromStr};
 
 use http::Method;
 use scaibunker_api::{
+    bridge::{Bridge, CreateBridge},
     envelope::Envelope,
     iam::{
         ApiKey, CreateCustomRole, CreateGroup, CreatePartner, CreateTenant, CreateUser, CustomRole,
         Group, Partner, PatchCustomRole, PatchGroup, PatchPartner, PatchTenant, PatchUser, Tenant,
         User,
     },
-    ids::{ApiKeyId, CustomRoleId, GroupId, ImageId, PartnerId, QuotaProfileId, TenantId, UserId},
+    ids::{
+        ApiKeyId, BridgeId, CustomRoleId, GroupId, ImageId, PartnerId, QuotaProfileId, TenantId,
+        UserId, WorkerId,
+    },
     image::{CreateImage, Image, PatchImage},
     quota::{CreateQuotaProfile, PatchQuotaProfile, QuotaProfile},
+    worker::Worker,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -78,6 +83,8 @@ objects! {
         }
     };
     Image, ImageId, "image" at "/images", "images ls";
+    Worker, WorkerId, "worker" at "/workers", "workers ls";
+    Bridge, BridgeId, "bridge" at "/bridges", "bridges ls";
     CustomRole, CustomRoleId, "custom role" at "/v1/iam/custom-roles", "roles ls";
     QuotaProfile, QuotaProfileId, "quota profile" at "/quota-profiles", "quota profiles";
     User, UserId, "user" at "/v1/iam/users", "users ls" {
@@ -129,6 +136,11 @@ impl Client {
     /// Makes an object.
     pub async fn create<O: Editable>(&self, body: &O::Create) -> Result<O, ClientError> {
         self.change(Method::POST, O::ROUTE, Some(body)).await
+    }
+
+    /// Has a worker make a bridge.
+    pub async fn create_bridge(&self, body: &CreateBridge) -> Result<Bridge, ClientError> {
+        self.change(Method::POST, Bridge::ROUTE, Some(body)).await
     }
 
     /// Changes an object.

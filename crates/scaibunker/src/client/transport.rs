@@ -1,6 +1,6 @@
 //! One HTTP exchange: headers, TLS, bounds and what a bad answer becomes.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, request};
@@ -125,19 +125,21 @@ impl Transport {
     pub(super) async fn put_signed(
         &self,
         url: &str,
-        headers: impl IntoIterator<Item = (&String, &String)>,
+        headers: &BTreeMap<String, String>,
         content: Content,
     ) -> Result<(), ClientError> {
-        let mut head = Request::builder().method(Method::PUT).uri(url);
-        for (name, value) in headers {
-            head = head.header(name, value);
-        }
-        let request = content.onto(head).map_err(unusable)?;
-        let is_https = request.uri().scheme_str() == Some("https");
-        let base = request.uri().authority().map_or_else(String::new, ToString::to_string);
-        let answer = pool(is_https)?.request(request).await;
-        let response = answer.map_err(|error| failed(&error, &base, false))?;
-        if response.status().is_success() { Ok(()) } else { Err(refusal(response).await) }
+        let head = with_headers(Method::PUT, url, headers);
+        elsewhere(content.onto(head).map_err(unusable)?).await.map(drop)
+    }
+
+    /// A `GET` of the same kind.
+    pub(super) async fn get_signed(
+        &self,
+        url: &str,
+        headers: &BTreeMap<String, String>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let head = with_headers(Method::GET, url, headers);
+        elsewhere(head.body(RequestBody::default()).map_err(unusable)?).await
     }
 
     /// Asks for another protocol on the connection of a call; the answer is 101.
@@ -180,6 +182,20 @@ impl Transport {
         let answer = self.http.request(request).await;
         answer.map_err(|error| failed(&error, &endpoint.base, endpoint.is_local))
     }
+}
+
+fn with_headers(method: Method, url: &str, headers: &BTreeMap<String, String>) -> request::Builder {
+    let head = Request::builder().method(method).uri(url);
+    headers.iter().fold(head, |head, (name, value)| head.header(name, value))
+}
+
+/// Sends a request to wherever it says, without this client's credential.
+async fn elsewhere(request: Request<RequestBody>) -> Result<Response<Incoming>, ClientError> {
+    let is_https = request.uri().scheme_str() == Some("https");
+    let base = request.uri().authority().map_or_else(String::new, ToString::to_string);
+    let answer = pool(is_https)?.request(request).await;
+    let response = answer.map_err(|error| failed(&error, &base, false))?;
+    if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
 }
 
 /// Connections to any server; `is_https` says whether certificates are going to be checked.

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use clap::{Args, builder::PossibleValuesParser};
-use scaibunker_api::bunker::{CreateBunker, NetworkProfile};
+use scaibunker_api::bunker::{CreateBunker, Interface, NetworkProfile};
 use serde::{Deserialize as _, de::value::StrDeserializer};
 
 use crate::{cli::GlobalArgs, exit::Failure, launch, quantity, signals::Stop};
@@ -20,6 +20,19 @@ pub struct BunkerArgs {
     /// Host that an `allowlisted` bunker may reach, such as pypi.org or *.example.com; repeatable
     #[arg(long = "allow", value_name = "HOST")]
     allowlist: Vec<String>,
+    /// Network device of a `transit` bunker, the bridge it is attached to, and its address if it matters,
+    /// such as eth0=br-lan or eth1=br-dmz,02:00:00:00:00:01; repeatable
+    #[arg(long = "interface", value_name = "NAME=BRIDGE[,MAC]", value_parser = interface)]
+    interfaces: Vec<Interface>,
+    /// Let the bunker's interfaces send what is not their own
+    #[arg(long, requires = "interfaces")]
+    no_spoof_guard: bool,
+    /// What the bunker may send, in Mbit/s
+    #[arg(long, value_name = "MBIT")]
+    bandwidth: Option<u32>,
+    /// Write down what the bunker reaches and tries to reach, see `scaibunker egress`
+    #[arg(long)]
+    egress_audit: bool,
     /// CPU cores, such as 2, 0.5 or 500m [default: the image's]
     #[arg(long, value_name = "CORES", value_parser = quantity::cpu_millicores)]
     cpu: Option<u32>,
@@ -29,6 +42,12 @@ pub struct BunkerArgs {
     /// Writable disk in MiB, or such as 2g [default: the image's]
     #[arg(long, value_name = "SIZE", value_parser = quantity::size_mb)]
     disk: Option<u32>,
+    /// GPUs, each for this bunker alone
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    gpus: u32,
+    /// Kind of GPU, see `scaibunker workers show`
+    #[arg(long, value_name = "NAME", requires = "gpus")]
+    gpu_type: Option<String>,
     /// Environment variable of every command in the bunker; repeatable
     #[arg(long, short, value_name = "NAME=VALUE", value_parser = quantity::pair)]
     env: Vec<(String, String)>,
@@ -44,6 +63,17 @@ fn network_parser() -> PossibleValuesParser {
     ["isolated", "registry", "allowlisted", "unrestricted", "transit"].into()
 }
 
+fn interface(text: &str) -> Result<Interface, String> {
+    let wanted = "give it as NAME=BRIDGE or NAME=BRIDGE,MAC";
+    let (if_name, rest) = text.split_once('=').ok_or(wanted)?;
+    let (bridge_name, mac) = match rest.split_once(',') {
+        Some((bridge, mac)) => (bridge, Some(mac.to_owned())),
+        None => (rest, None),
+    };
+    let (if_name, bridge_name) = (if_name.to_owned(), bridge_name.to_owned());
+    Ok(Interface { if_name, bridge_name, spoof_guard: true, mac })
+}
+
 impl BunkerArgs {
     /// The body of the create call.
     pub fn into_request(self) -> anyhow::Result<CreateBunker> {
@@ -54,9 +84,18 @@ impl BunkerArgs {
             network_profile: NetworkProfile::deserialize(profile)
                 .context("cannot read the network profile")?,
             network_allowlist: (!self.allowlist.is_empty()).then_some(self.allowlist),
+            interfaces: (!self.interfaces.is_empty()).then(|| {
+                let spoof_guard = !self.no_spoof_guard;
+                let guarded = |interface| Interface { spoof_guard, ..interface };
+                self.interfaces.into_iter().map(guarded).collect()
+            }),
+            bandwidth_mbit: self.bandwidth,
+            egress_audit: self.egress_audit,
             cpu_millicores: self.cpu,
             memory_mb: self.memory,
             disk_mb: self.disk,
+            gpu_count: self.gpus,
+            gpu_type: self.gpu_type,
             env_vars: self.env.into_iter().collect(),
             name: self.name,
             label_set: self.label.into_iter().collect(),
@@ -79,4 +118,23 @@ pub async fn run(global: &GlobalArgs, args: CreateArgs) -> Result<(), Failure> {
     let stop = Stop::listen().context("cannot listen for signals")?.announced(output);
     let bunker = launch::launch(&client, &args.bunker.into_request()?, output, &stop).await?;
     if output.is_json() { output.document(&bunker) } else { output.line(&bunker.id.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_is_a_name_a_bridge_and_perhaps_an_address() {
+        let parsed = interface("eth1=br-dmz,02:00:00:00:00:01").unwrap();
+        let expected = Interface {
+            if_name: "eth1".to_owned(),
+            bridge_name: "br-dmz".to_owned(),
+            spoof_guard: true,
+            mac: Some("02:00:00:00:00:01".to_owned()),
+        };
+        assert_eq!(parsed, expected);
+        assert_eq!(interface("eth0=br0").unwrap().mac, None);
+        assert!(interface("eth0").is_err());
+    }
 }

@@ -6,8 +6,8 @@ use scaibunker_worker::doctor::{self, Level};
 use crate::{
     cli::GlobalArgs,
     exit::{self, Failure},
+    options::WorkerArgs,
     tables,
-    up::WorkerArgs,
 };
 
 /// Check whether this machine can run bunkers, and say what to do where it cannot
@@ -20,7 +20,7 @@ pub struct DoctorArgs {
 /// Gives the exit code: a failed check is a failure.
 pub async fn run(global: &GlobalArgs, args: &DoctorArgs) -> Result<u8, Failure> {
     // Nothing is dialled, so neither URL nor token matter.
-    let config = args.worker.config(&global.data_dir()?, String::new(), String::new())?;
+    let config = args.worker.config(&global.data_dir()?, Vec::new(), String::new())?;
     let findings = doctor::examine(&config).await;
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);
     let output = global.output();

@@ -1,6 +1,7 @@
 //! `scaibunker images`
 
 mod arrival;
+mod scan;
 mod source;
 
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ enum Images {
         /// Id or name
         image: String,
     },
+    /// Scan an image for known vulnerabilities and forgotten secrets, and show what was found
+    Scan(scan::ScanArgs),
     /// Change an image's name, defaults or credentials
     Set(Box<SetArgs>),
     /// Delete images, and print their ids
@@ -162,6 +165,7 @@ pub async fn run(global: &GlobalArgs, args: ImagesArgs) -> Result<(), Failure> {
             }
             output.table(&tables::image_cache(&rows, Timestamp::now()))
         }
+        Images::Scan(args) => scan::run(&client, output, args).await,
         Images::Set(args) => {
             let id = resolve::<Image>(&client, &args.image).await?;
             let patch = PatchImage {

@@ -3,7 +3,8 @@
 use comfy_table::Table;
 use jiff::Timestamp;
 use scaibunker_api::image::{
-    CacheStatus, Image, ImageCacheRow, ImageOrigin, ImageScope, ImageStatus, ScanStatus,
+    CacheStatus, Finding, FindingKind, Image, ImageCacheRow, ImageOrigin, ImageScan, ImageScope,
+    ImageStatus, ScanStatus, Severity,
 };
 
 use super::{ago, cores, fields, mib, or_dash, table, time};
@@ -37,9 +38,9 @@ fn scope(scope: ImageScope) -> &'static str {
     }
 }
 
-fn scan(image: &Image) -> &'static str {
-    match image.scan_status {
-        _ if image.source == ImageOrigin::BuiltIn => "-",
+fn scan_status(status: ScanStatus) -> &'static str {
+    match status {
+        ScanStatus::Skipped => "-",
         ScanStatus::Pending => "pending",
         ScanStatus::Running => "running",
         ScanStatus::Clean => "clean",
@@ -67,7 +68,7 @@ pub fn images(images: &[Image]) -> Table {
                 cores(image.default_cpu_millicores.into()),
                 mib(image.default_memory_mb.into()),
                 mib(image.default_disk_mb.into()),
-                scan(image).to_owned(),
+                scan_status(image.scan_status).to_owned(),
             ]
         }),
     )
@@ -101,7 +102,7 @@ pub fn image(image: &Image) -> Table {
         ("memory", mib(image.default_memory_mb.into())),
         ("disk", mib(image.default_disk_mb.into())),
         ("lazy pull", image.lazy_pull.to_string()),
-        ("scan", scan(image).to_owned()),
+        ("scan", scan_status(image.scan_status).to_owned()),
         ("created", time(image.created_at)),
     ])
 }
@@ -121,4 +122,67 @@ pub fn image_cache(rows: &[ImageCacheRow], now: Timestamp) -> Table {
             ]
         }),
     )
+}
+
+/// A scan without its findings.
+pub fn image_scan(scan: &ImageScan) -> Table {
+    let counts = scan.counts;
+    let counts = [
+        (counts.critical, Severity::Critical),
+        (counts.high, Severity::High),
+        (counts.medium, Severity::Medium),
+        (counts.low, Severity::Low),
+        (counts.unknown, Severity::Unknown),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<_> = counts.map(|(count, of)| format!("{count} {}", severity(*of))).collect();
+    let kept =
+        if scan.truncated { format!("the worst {}", scan.findings.len()) } else { String::new() };
+    fields([
+        ("image", scan.image_id.to_string()),
+        ("scan", scan_status(scan.status).to_owned()),
+        ("message", or_dash(scan.message.clone().unwrap_or_default())),
+        ("found", or_dash(counts.join(", "))),
+        ("shown", or_dash(kept)),
+        ("scanner", or_dash(scan.scanner.clone().unwrap_or_default())),
+        ("finished", or_dash(scan.finished_at.map(time).unwrap_or_default())),
+    ])
+}
+
+/// What a scan found.
+pub fn findings(findings: &[Finding]) -> Table {
+    let header = ["SEVERITY", "ID", "KIND", "PACKAGE", "INSTALLED", "FIXED IN", "WHERE", "TITLE"];
+    table(
+        header,
+        findings.iter().map(|finding| {
+            let text = |text: &Option<String>| or_dash(text.clone().unwrap_or_default());
+            [
+                severity(finding.severity).to_owned(),
+                finding.id.clone(),
+                finding_kind(finding.kind).to_owned(),
+                text(&finding.package),
+                text(&finding.installed_version),
+                text(&finding.fixed_version),
+                finding.target.clone(),
+                finding.title.clone(),
+            ]
+        }),
+    )
+}
+
+fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Unknown => "unknown",
+        Severity::Low => "low",
+        Severity::Medium => "medium",
+        Severity::High => "high",
+        Severity::Critical => "critical",
+    }
+}
+
+fn finding_kind(kind: FindingKind) -> &'static str {
+    match kind {
+        FindingKind::Vulnerability => "vulnerability",
+        FindingKind::Secret => "secret",
+    }
 }

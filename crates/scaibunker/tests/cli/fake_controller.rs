@@ -288,6 +288,7 @@ async fn workers() -> Response {
         "id": WorkerId::generate(), "name": "here", "status": "online",
         "last_heartbeat": "2026-01-02T03:04:05.678Z", "version": "0.1.0",
         "engine": "fake 1 (tcg)", "capacity": capacity, "allocated": capacity, "images": [],
+        "bunkers": 0, "drained_at": null,
     }]))
 }
 

@@ -97,7 +97,10 @@ async fn bad_creates_name_what_is_wrong() {
         (json!({ "image": "no-such-image" }), (404, "IMAGE_NOT_FOUND")),
         (json!({ "image": "busybox", "memory": 1 }), (422, "VALIDATION_ERROR")),
         (json!({ "image": "busybox", "memory_mb": 0 }), (422, "VALIDATION_ERROR")),
-        (json!({ "image": "busybox", "network_profile": "registry" }), (422, "VALIDATION_ERROR")),
+        (
+            json!({ "image": "busybox", "network_profile": "transit" }),
+            (422, "TRANSIT_MISSING_INTERFACES"),
+        ),
     ] {
         assert_eq!(create(body.clone()).await.error(), expected, "{body}");
     }

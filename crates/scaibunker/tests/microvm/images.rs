@@ -204,3 +204,20 @@ async fn an_archive_becomes_an_image_by_the_commands() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bench_of_images_measures_and_leaves_nothing() {
+    let server = Server::start();
+    let measured =
+        server.command().args(["bench", "images", "--quick", "--json"]).output().unwrap();
+    let error = String::from_utf8_lossy(&measured.stderr).into_owned();
+    assert!(measured.status.success(), "{error}");
+    let report: Value = serde_json::from_slice(&measured.stdout).unwrap();
+    let figures = report["figures"].as_array().unwrap();
+    assert_eq!(figures.len(), 5, "{report}");
+    for figure in figures {
+        assert!(figure["values"]["median"].as_f64().unwrap() > 0.0, "{figure}");
+    }
+    let images = server.call(Method::GET, "/images", None).await;
+    assert_eq!(images.data().as_array().unwrap().len(), 1, "{}", images.json);
+}

@@ -16,23 +16,36 @@ pub const PASSWORD: &str = "correct horse";
 
 /// The registry; it ends with this value.
 pub struct Registry {
-    _dir: TempDir,
+    dir: TempDir,
     port: u16,
     server: Child,
 }
 
 impl Registry {
     pub fn start() -> Self {
+        Self::launch(true)
+    }
+
+    /// A registry that asks for no password.
+    pub fn start_open() -> Self {
+        Self::launch(false)
+    }
+
+    fn launch(has_password: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // The registry can't be told to take any free port, so another process may be quicker.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let users = Command::new("htpasswd").args(["-nbB", USER, PASSWORD]).output().unwrap();
         fs::write(dir.path().join("htpasswd"), users.stdout).unwrap();
         let root = dir.path().display();
-        let config = format!(
+        let mut config = format!(
             "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: \
-             127.0.0.1:{port}\nauth:\n  htpasswd:\n    realm: test\n    path: {root}/htpasswd\n"
+             127.0.0.1:{port}\n"
         );
+        if has_password {
+            let auth = format!("auth:\n  htpasswd:\n    realm: test\n    path: {root}/htpasswd\n");
+            config.push_str(&auth);
+        }
         fs::write(dir.path().join("config.yml"), config).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut server = Command::new("docker-registry")
@@ -47,7 +60,16 @@ impl Registry {
             assert!(server.try_wait().unwrap().is_none(), "the registry ended");
             std::thread::yield_now();
         }
-        Self { _dir: dir, port, server }
+        Self { dir, port, server }
+    }
+
+    /// Where it keeps what it has.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The image's name for whoever pulls it.

@@ -30,7 +30,8 @@ pub struct Server {
     log: Arc<Mutex<String>>,
     pub http: Client<HttpConnector, Full<Bytes>>,
     dir: tempfile::TempDir,
-    keep_bunkers: bool,
+    /// Settings over the usual ones, for the next one in its place as well.
+    settings: Vec<(String, String)>,
 }
 
 pub struct Answer {
@@ -58,25 +59,61 @@ impl Answer {
 
 impl Server {
     pub fn start() -> Self {
-        Self::launch(tempfile::tempdir().unwrap(), false)
+        Self::start_with(&[])
     }
 
     /// A server whose bunkers outlive a graceful stop.
     pub fn start_keeping() -> Self {
-        Self::launch(tempfile::tempdir().unwrap(), true)
+        Self::start_with(&[("SCAIBUNKER_KEEP_BUNKERS", "true")])
     }
 
     /// A server on what another one left.
     pub fn start_in(dir: tempfile::TempDir) -> Self {
-        Self::launch(dir, false)
+        Self::launch(dir, Vec::new())
     }
 
-    fn launch(dir: tempfile::TempDir, keep_bunkers: bool) -> Self {
+    /// A server with these variables in its environment.
+    pub fn start_with(settings: &[(&str, &str)]) -> Self {
+        let owned = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        Self::launch(tempfile::tempdir().unwrap(), owned.collect())
+    }
+
+    /// A server whose worker keeps images on a disk of its own, in a mount namespace that ends with
+    /// it.
+    pub fn start_on_small_image_disk(size: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let images = image_disk(dir.path());
+        fs::create_dir_all(&images).unwrap();
+        let script = format!(
+            "mount -t tmpfs -o size={size} images {} && exec \"$0\" \"$@\"",
+            images.display()
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_scaibunker")]);
+        Self::launch_as(command, dir, Vec::new())
+    }
+
+    /// Gives that disk another size.
+    pub fn resize_image_disk(&self, size: &str) {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &self.pid().to_string(), "mount", "-o"]);
+        command.arg(format!("remount,size={size}")).arg(image_disk(self.data_dir()));
+        assert!(command.status().unwrap().success());
+    }
+
+    fn launch(dir: tempfile::TempDir, settings: Vec<(String, String)>) -> Self {
+        Self::launch_as(Command::new(env!("CARGO_BIN_EXE_scaibunker")), dir, settings)
+    }
+
+    fn launch_as(
+        mut command: Command,
+        dir: tempfile::TempDir,
+        settings: Vec<(String, String)>,
+    ) -> Self {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         let agent = target.join("x86_64-unknown-linux-gnu/guest/scaibunker-guest");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scaibunker"));
         command
-            .args(["up", "--listen", "127.0.0.1:0", "--image", "busybox", "--pool-size", "1"])
+            .args(["up", "--listen", "127.0.0.1:0", "--pool-size", "1"])
             .args(["--accelerator", "tcg"])
             .arg("--data-dir")
             .arg(dir.path())
@@ -85,13 +122,13 @@ impl Server {
             .arg("--guest-agent")
             .arg(agent)
             .env("SCAIBUNKER_LOG", "info")
+            .env("SCAIBUNKER_IMAGES", "busybox")
+            .env("SCAIBUNKER_TRIVY", "/nonexistent/trivy")
             .env_remove("SCAIBUNKER_WORKER_TOKEN")
+            .envs(settings.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        if keep_bunkers {
-            command.arg("--keep-bunkers");
-        }
         let mut process = command.spawn().unwrap();
         let (log, url) = (Arc::new(Mutex::new(String::new())), Arc::new(Mutex::new(None)));
         let stderr = process.stderr.take().unwrap();
@@ -116,7 +153,7 @@ impl Server {
             thread::sleep(Duration::from_millis(20));
         };
         let http = Client::builder(TokioExecutor::new()).build_http();
-        Self { process, url, log, http, dir, keep_bunkers }
+        Self { process, url, log, http, dir, settings }
     }
 
     /// Kills the server as a crash would, does something, and starts another one in its place.
@@ -125,7 +162,7 @@ impl Server {
         self.process.wait().unwrap();
         meanwhile();
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
-        Self::launch(dir, self.keep_bunkers)
+        Self::launch(dir, std::mem::take(&mut self.settings))
     }
 
     pub fn log(&self) -> String {
@@ -296,6 +333,11 @@ impl Server {
         terminate(&mut self.process);
         std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
     }
+}
+
+/// Where a worker keeps images.
+fn image_disk(data_dir: &Path) -> PathBuf {
+    data_dir.join("worker/images")
 }
 
 fn terminate(process: &mut Child) {

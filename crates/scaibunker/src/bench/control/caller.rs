@@ -76,6 +76,19 @@ impl Caller {
         Ok((status, response.into_body().collect().await?.to_bytes()))
     }
 
+    /// A call on a route outside the module's.
+    pub async fn get_root(&mut self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        let request = Request::builder()
+            .uri(path)
+            .header(header::HOST, &self.host)
+            .header(header::AUTHORIZATION, &self.authorization)
+            .body(Full::default())?;
+        self.requests.ready().await?;
+        let response = self.requests.send_request(request).await?;
+        let status = response.status();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    }
+
     /// Makes a bunker, waits until it runs, and ends it.
     pub async fn pair(&mut self, create: &'static str) -> anyhow::Result<()> {
         let (status, body) = self.call(Method::POST, "/bunkers?wait=true", create).await?;

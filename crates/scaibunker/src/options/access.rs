@@ -25,15 +25,16 @@ pub struct AccessArgs {
     /// Certificate authorities to trust for the issuer, instead of the system's
     #[arg(long, env = "SCAIBUNKER_OIDC_CA_FILE", value_name = "FILE", requires = "oidc_issuer")]
     oidc_ca_file: Option<PathBuf>,
-    /// Requests a minute of one API key; without a number, 60
+    /// Requests a minute of one API key; without a number, 60; 0 is no limit
     #[arg(long, env = "SCAIBUNKER_RATE_LIMIT_KEY", value_name = "N", num_args = 0..=1,
           default_missing_value = "60")]
     rate_limit_key: Option<u32>,
-    /// Requests a minute of one user; without a number, 120
+    /// Requests a minute of one user; without a number, 120; 0 is no limit
     #[arg(long, env = "SCAIBUNKER_RATE_LIMIT_USER", value_name = "N", num_args = 0..=1,
           default_missing_value = "120")]
     rate_limit_user: Option<u32>,
-    /// Requests a minute of all users of a tenant together; without a number, 1000
+    /// Requests a minute of all users of a tenant together; without a number,
+    /// 1000; 0 is no limit
     #[arg(long, env = "SCAIBUNKER_RATE_LIMIT_TENANT", value_name = "N", num_args = 0..=1,
           default_missing_value = "1000")]
     rate_limit_tenant: Option<u32>,
@@ -53,6 +54,9 @@ pub struct AccessArgs {
         default_value_t = 90
     )]
     audit_retention_days: u32,
+    /// Take `unrestricted` bunkers only with `egress_audit`
+    #[arg(long, env = "SCAIBUNKER_REQUIRE_EGRESS_AUDIT")]
+    require_egress_audit: bool,
     #[command(flatten)]
     platform: PlatformArgs,
 }
@@ -93,17 +97,27 @@ struct PlatformArgs {
 }
 
 impl AccessArgs {
-    /// `config` with identity and limits set. On one machine there are no rate limits unless asked for.
-    pub fn apply(&self, config: ControllerConfig) -> anyhow::Result<ControllerConfig> {
+    /// `config` with identity and limits set; `usual` are the limits that are not given.
+    pub fn apply(
+        &self,
+        config: ControllerConfig,
+        usual: RateLimits,
+    ) -> anyhow::Result<ControllerConfig> {
+        // No limit is written as 0.
+        let limit = |given: Option<u32>, usual: Option<u32>| match given {
+            Some(0) => None,
+            given => given.or(usual),
+        };
         Ok(ControllerConfig {
             oidc: self.oidc()?,
             rate_limits: RateLimits {
-                key: self.rate_limit_key,
-                user: self.rate_limit_user,
-                tenant: self.rate_limit_tenant,
-                ..RateLimits::OFF
+                key: limit(self.rate_limit_key, usual.key),
+                user: limit(self.rate_limit_user, usual.user),
+                tenant: limit(self.rate_limit_tenant, usual.tenant),
+                ..usual
             },
             trusted_proxies: self.trusted_proxies.clone(),
+            require_egress_audit: self.require_egress_audit,
             audit_retention_days: self.audit_retention_days,
             platform_max: self.platform.caps(),
             ..config
