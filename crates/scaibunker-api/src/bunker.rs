@@ -1,6 +1,6 @@
 //! Bunkers as clients see them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -286,7 +286,9 @@ pub struct Bunker {
     #[serde(with = "time::optional")]
     #[schemars(with = "Option<Timestamp>")]
     pub terminated_at: Option<Timestamp>,
-    pub ip_address: Option<String>,
+    /// In the bunker's own network, where nothing but its gateway reaches it; `null` without a network,
+    /// and on bridges, where addresses are not the worker's to give.
+    pub ip_address: Option<IpAddr>,
 }
 
 /// One event of `GET /bunkers/{id}/events`; its name is `status`. The first tells the status that the

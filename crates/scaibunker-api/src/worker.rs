@@ -44,7 +44,7 @@
 //!
 //! Failures on the link are an [`crate::error::ErrorBody`] with that code's HTTP status.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -306,6 +306,9 @@ pub struct BunkerReport {
     /// When it last worked: a command or shell ran, a file call was made, or its CPUs were busy.
     #[serde(default)]
     pub last_active_at: Option<Timestamp>,
+    /// Its address in its own network, if its worker gives it one.
+    #[serde(default)]
+    pub ip_address: Option<IpAddr>,
 }
 
 /// The states a worker distinguishes. `Ended` stays listed until the controller deletes it, so

@@ -10,3 +10,6 @@ CREATE TABLE bridges (
     created_at BIGINT NOT NULL,
     UNIQUE (name, worker_id)
 );
+
+-- Of a bunker in its own network.
+ALTER TABLE bunkers ADD COLUMN ip_address TEXT;

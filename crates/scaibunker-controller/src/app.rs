@@ -15,7 +15,7 @@ use crate::{
     credentials::Credentials,
     exec::Execs,
     files::{Files, Transfers},
-    fleet::Fleet,
+    fleet::{Fleet, Inbox},
     iam::Iam,
     images::Images,
     ledger::SharedLedger,
@@ -47,6 +47,8 @@ pub struct App {
     /// Known faults of images.
     pub scans: Scans,
     pub reconciler: Reconciler,
+    /// What workers said that is not settled yet.
+    pub inbox: Inbox,
     /// This controller among those that share the database.
     pub replicas: Arc<Replicas>,
     /// Who called what, with what result.
@@ -154,6 +156,7 @@ impl App {
             images,
             scans,
             reconciler,
+            inbox: Inbox::default(),
             replicas,
             audit,
             limits,

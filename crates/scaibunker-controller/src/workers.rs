@@ -66,11 +66,15 @@ pub async fn heartbeat(app: &Arc<App>, id: WorkerId, beat: Heartbeat) -> Result<
         app.metrics.ledger_failures.inc();
         tracing::warn!(worker_id = %id, error = chain(&error), "other controllers did not hear of it");
     }
-    let (app, Heartbeat { bunkers, image_cache, .. }) = (Arc::clone(app), beat);
-    app.tasks.clone().spawn(async move {
-        app.images.observe(id, &image_cache).await;
-        app.reconciler.observe(id, &bunkers).await;
-    });
+    if app.inbox.put(id, beat) {
+        let app = Arc::clone(app);
+        app.tasks.clone().spawn(async move {
+            while let Some(Heartbeat { bunkers, image_cache, .. }) = app.inbox.next(id) {
+                app.images.observe(id, &image_cache).await;
+                app.reconciler.observe(id, &bunkers).await;
+            }
+        });
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -218,7 +219,7 @@ impl Vm {
             return Ok(());
         }
         let tap = self.machine.tap().map_err(io_failed("find a VM's network device"))?;
-        let network = VmNetwork::of(&tap)?;
+        let network = VmNetwork::of(&tap, self.seat.uid.number(), wanted.profile)?;
         network.open_again(self.networks()?, bunker_id, &wanted).await?;
         self.seat.network = Some(network);
         Ok(())
@@ -298,6 +299,12 @@ impl Vm {
         let identity = Identity { network, ..fresh_identity(hostname)? };
         self.channel()?.post("/identify", &identity, request_id, CONFIRM_LIMIT).await?;
         Ok(())
+    }
+
+    /// The bunker's address, if the worker gives it one.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.seat.network.as_ref().and_then(VmNetwork::address)
     }
 
     fn networks(&self) -> Result<&Networks, VmError> {

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use scaibunker_api::{
     bunker::NetworkProfile,
     ids::WorkerId,
@@ -166,10 +166,6 @@ impl Worker {
         pool.warm(&shapes).await?;
         let mut network_tasks = JoinSet::new();
         network_tasks.spawn(audit.run(bunkers_ended.clone()));
-        if let Some(networks) = &networks {
-            let gateway = Arc::clone(&networks.gateway);
-            network_tasks.spawn(gateway.run(bunkers_ended.clone()));
-        }
         let refill = tokio::spawn(Arc::clone(&pool).refill(bunkers.clone()));
         let follow = tokio::spawn(follow_images(pool, image_events, bunkers.clone()));
         let data_dir = config.data_dir.clone();
@@ -186,11 +182,12 @@ impl Worker {
         if let Some(networks) = networks {
             let seeds = config.controller_urls.iter().chain(&config.storage_url).cloned().collect();
             let gateway = Arc::clone(&networks.gateway);
-            let follow = network::follow_controllers(gateway, seeds, told);
+            let follow = network::follow_controllers(Arc::clone(&gateway), seeds, told);
             let ended = bunkers_ended.clone();
             network_tasks.spawn(async move {
                 ended.run_until_cancelled(follow).await;
             });
+            network_tasks.spawn(gateway.run(bunkers_ended.clone()));
         }
         let linked = tokio::spawn(links.run(link.clone()));
         tracing::info!(duration_ms = began.elapsed().as_millis() as u64, "worker ready");
@@ -242,7 +239,9 @@ fn lay_out(config: &WorkerConfig) -> Result<File, WorkerError> {
     }
     let path = config.data_dir.join("lock");
     let lock = File::create(&path).map_err(failed("open", &path))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)
+    // Of the process, not of the open file: a child that was just forked when the server was killed
+    // would hold that one on.
+    fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| WorkerError::InUse(config.data_dir.clone()))?;
     Ok(lock)
 }

@@ -1,6 +1,6 @@
 //! `scaibunker bench`: what the installation does, as a client sees it.
 //!
-//! Every bench but `control` and `fleet`, which have a controller of their own, makes its bunkers through one
+//! Every bench but `control`, `fleet` and `gateway`, which have what they measure themselves, makes its bunkers through one
 //! [`Fleet`], which ends them whatever happens. All print the machine they ran on with their figures.
 
 mod control;
@@ -9,6 +9,7 @@ mod exec;
 mod figure;
 mod files;
 mod fleet;
+mod gateway;
 mod images;
 mod machine;
 mod network;
@@ -19,12 +20,14 @@ mod workers;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scaibunker_api::bunker::CreateBunker;
 
 pub use self::machine::field;
 use self::{
     control::ControlArgs, density::DensityArgs, exec::ExecBenchArgs, files::FilesBenchArgs,
-    images::ImagesBenchArgs, network::NetworkBenchArgs, tti::TtiArgs, workers::FleetBenchArgs,
+    gateway::GatewayBenchArgs, images::ImagesBenchArgs, network::NetworkBenchArgs, tti::TtiArgs,
+    workers::FleetBenchArgs,
 };
 use crate::{cli::GlobalArgs, exit::Failure, quantity, signals::Stop};
 
@@ -45,6 +48,7 @@ enum Bench {
     Control(ControlArgs),
     Fleet(FleetBenchArgs),
     Network(NetworkBenchArgs),
+    Gateway(GatewayBenchArgs),
 }
 
 /// The bunkers to measure with.
@@ -79,8 +83,16 @@ pub async fn run(global: &GlobalArgs, args: BenchArgs) -> Result<u8, Failure> {
         Bench::Density(args) => density::run(global, &args, stop).await,
         Bench::Network(args) => network::run(global, &args, stop).await,
         Bench::Fleet(args) => workers::run(global, &args, stop).await,
+        Bench::Gateway(args) => gateway::run(global, &args, stop).await,
         Bench::Control(args) => control::run(global, &args, stop).await,
     }
+}
+
+/// A bench of very many connections has an open file for each end.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, the bench tells what failed.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// A duration in milliseconds with two decimals: more would be noise.

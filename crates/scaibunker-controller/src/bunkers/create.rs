@@ -317,7 +317,9 @@ fn event_of(started: Result<BunkerReport, LinkError>) -> Event {
         Ok(BunkerReport { state: WorkerBunkerState::Ended { reason }, .. }) => {
             Event::Failed { reason, at }
         }
-        Ok(report) => Event::Started { at: report.started_at.unwrap_or(at) },
+        Ok(BunkerReport { started_at, ip_address, .. }) => {
+            Event::Started { at: started_at.unwrap_or(at), ip_address }
+        }
         Err(LinkError::Refused(ErrorBody { message, .. })) => Event::Failed { reason: message, at },
         Err(error) => {
             tracing::warn!(error = chain(&error), "a start failed");

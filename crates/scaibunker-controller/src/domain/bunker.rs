@@ -11,7 +11,7 @@
 //! A `terminating` bunker is only ever released: whatever its worker says meanwhile, its end was
 //! asked for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::{
@@ -58,6 +58,7 @@ pub struct Life {
     pub status: BunkerStatus,
     pub status_reason: Option<String>,
     pub started_at: Option<Timestamp>,
+    pub ip_address: Option<IpAddr>,
     pub terminated_at: Option<Timestamp>,
 }
 
@@ -87,7 +88,7 @@ pub enum Event {
     /// The worker works on the start.
     Acknowledged,
     /// The worker runs the bunker.
-    Started { at: Timestamp },
+    Started { at: Timestamp, ip_address: Option<IpAddr> },
     /// The start failed, or the bunker ended without being asked to.
     Failed { reason: String, at: Timestamp },
     /// The worker stopped its CPUs.
@@ -123,6 +124,7 @@ impl Bunker {
             status: BunkerStatus::Pending,
             status_reason: None,
             started_at: None,
+            ip_address: None,
             terminated_at: None,
         };
         let last_active_at = None;
@@ -196,9 +198,10 @@ impl Bunker {
         let mut life = self.life.clone();
         match (self.life.status, &event) {
             (S::Pending, Event::Acknowledged) => life.status = S::Provisioning,
-            (S::Pending | S::Provisioning, Event::Started { at }) => {
+            (S::Pending | S::Provisioning, Event::Started { at, ip_address }) => {
                 life.status = S::Running;
                 life.started_at = Some(*at);
+                life.ip_address = *ip_address;
             }
             (S::Running, Event::Paused) => life.status = S::Paused,
             (S::Paused, Event::Resumed) => life.status = S::Running,
@@ -283,7 +286,7 @@ pub(crate) mod tests {
         let at = Timestamp::UNIX_EPOCH;
         prop_oneof![
             Just(Event::Acknowledged),
-            Just(Event::Started { at }),
+            Just(Event::Started { at, ip_address: None }),
             ".{0,8}".prop_map(move |reason| Event::Failed { reason, at }),
             proptest::option::of(".{0,8}").prop_map(|reason| Event::EndRequested { reason }),
             Just(Event::Paused),
@@ -350,7 +353,7 @@ pub(crate) mod tests {
         let at = Timestamp::UNIX_EPOCH;
         let events = [
             Event::Acknowledged,
-            Event::Started { at },
+            Event::Started { at, ip_address: None },
             Event::Paused,
             Event::Resumed,
             Event::Failed { reason: "a".to_owned(), at },

@@ -27,6 +27,15 @@ pub enum Action {
     Forget,
 }
 
+impl Action {
+    /// Whether it follows only from a report that is newer than the row: a bunker is paused and
+    /// resumed again and again, so an older report may tell what a later call has undone.
+    #[must_use]
+    pub fn needs_newer_report(&self) -> bool {
+        matches!(self, Self::Apply(Event::Paused | Event::Resumed))
+    }
+}
+
 /// Compares a row with what its worker says; `report` is `None` when the worker, asked just now,
 /// did not name the bunker.
 #[must_use]
@@ -41,7 +50,7 @@ pub fn decide(
         return if report.is_some() { Action::Forget } else { Action::Nothing };
     };
     let ends = row.status() == BunkerStatus::Terminating;
-    match report.map(|report| (&report.state, report.started_at)) {
+    match report.map(|report| (&report.state, report)) {
         None if ends => Action::Apply(Event::Released { at: now }),
         Some(_) if ends => Action::ForgetThenApply(Event::Released { at: now }),
         None => Action::Apply(Event::Failed { reason: NO_LONGER_HELD.to_owned(), at: now }),
@@ -49,9 +58,10 @@ pub fn decide(
             Action::ApplyThenForget(Event::Failed { reason: reason.clone(), at: now })
         }
         Some((WorkerBunkerState::Starting, _)) => Action::Nothing,
-        Some((state, started_at)) => match (row.status(), state) {
+        Some((state, report)) => match (row.status(), state) {
             (BunkerStatus::Pending | BunkerStatus::Provisioning, _) => {
-                Action::Apply(Event::Started { at: started_at.unwrap_or(now) })
+                let (at, ip_address) = (report.started_at.unwrap_or(now), report.ip_address);
+                Action::Apply(Event::Started { at, ip_address })
             }
             // Who paused or resumed it was cut off before it could write that down.
             (BunkerStatus::Running, WorkerBunkerState::Paused) => Action::Apply(Event::Paused),
@@ -72,7 +82,8 @@ mod tests {
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn report(state: WorkerBunkerState) -> BunkerReport {
-        BunkerReport { id: BunkerId::generate(), state, started_at: None, last_active_at: None }
+        let id = BunkerId::generate();
+        BunkerReport { id, state, started_at: None, last_active_at: None, ip_address: None }
     }
 
     fn any_state() -> impl Strategy<Value = WorkerBunkerState> {

@@ -40,7 +40,7 @@ impl From<&Bunker> for bunker::Bunker {
             expires_at: bunker.expires_at(),
             terminated_at: life.terminated_at,
             // An isolated bunker has no network, hence no address.
-            ip_address: None,
+            ip_address: life.ip_address,
         }
     }
 }

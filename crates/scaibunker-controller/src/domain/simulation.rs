@@ -234,7 +234,7 @@ impl World {
                 let at = self.time();
                 let event = match is_lost {
                     true => Event::Failed { reason: "no answer".to_owned(), at },
-                    false => Event::Started { at },
+                    false => Event::Started { at, ip_address: None },
                 };
                 if !self.apply(bunker, event) {
                     self.workers[worker].held.remove(&bunker);
@@ -281,8 +281,13 @@ impl World {
             return;
         }
         let state = self.workers[worker].held.get(&id).cloned();
-        let report =
-            state.map(|state| BunkerReport { id, state, started_at: None, last_active_at: None });
+        let report = state.map(|state| BunkerReport {
+            id,
+            state,
+            started_at: None,
+            last_active_at: None,
+            ip_address: None,
+        });
         let worker_id = self.workers[worker].id;
         match decide(row.as_ref(), worker_id, report.as_ref(), self.time()) {
             Action::Nothing => {}

@@ -1,5 +1,7 @@
 //! Availability groups.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use scaibunker_api::{
     error::ErrorCode,
@@ -169,10 +171,13 @@ impl Images {
     async fn let_go_of(&self, images: &[ImageId]) -> Result<(), Failure> {
         for image in images {
             let keepers = self.store.workers_of_image(*image).await?;
-            for (worker, _) in self.fleet.reports_of(*image) {
-                if !keepers.contains(&worker) {
-                    self.let_go(worker, *image).await?;
-                }
+            // What was said to another controller is only in the rows.
+            let rows = self.store.cache_rows(*image).await?;
+            let written = rows.into_iter().map(|row| row.shown.worker_id);
+            let said = self.fleet.reports_of(*image).into_iter().map(|(worker, _)| worker);
+            let holders: BTreeSet<_> = written.chain(said).collect();
+            for worker in holders.iter().filter(|worker| !keepers.contains(worker)) {
+                self.let_go(*worker, *image).await?;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use scaibunker_api::{
-    ids::WorkerId,
+    ids::{ImageId, WorkerId},
     image::{CacheStatus, Image, ImageStatus},
     worker::{BakedRoot, ImageReport},
 };
@@ -11,7 +11,7 @@ use super::Images;
 use crate::{
     domain::image::ImageEvent,
     failure::{Failure, chain},
-    store::Updated,
+    store::{StoreError, Updated},
 };
 
 const ATTEMPTS: usize = 5;
@@ -60,7 +60,7 @@ impl Images {
             self.fleet.forget_report(worker_id, report.image_id);
             return Ok(());
         };
-        if !self.store.workers_of_image(report.image_id).await?.contains(&worker_id) {
+        if !self.is_kept_by(worker_id, report.image_id).await? {
             // It was taken out of the image's groups while it was away.
             return self.let_go(worker_id, report.image_id).await;
         }
@@ -81,7 +81,16 @@ impl Images {
         // A worker whose clock is ahead must not hold up what it says later.
         let updated_at = report.updated_at.min(Timestamp::now());
         let report = ImageReport { updated_at, ..report.clone() };
-        Ok(self.store.put_cache_row(worker_id, &report).await?)
+        self.store.put_cache_row(worker_id, &report).await?;
+        // Who has just taken it out of the image's groups did not see the row.
+        match self.is_kept_by(worker_id, report.image_id).await? {
+            true => Ok(()),
+            false => self.let_go(worker_id, report.image_id).await,
+        }
+    }
+
+    async fn is_kept_by(&self, worker_id: WorkerId, image: ImageId) -> Result<bool, StoreError> {
+        Ok(self.store.workers_of_image(image).await?.contains(&worker_id))
     }
 
     /// Takes a stored root as the image's, unless it has one; the image as it is then.

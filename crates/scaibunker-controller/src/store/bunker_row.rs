@@ -21,6 +21,7 @@ pub(super) struct BunkerRow {
     started_at: Option<i64>,
     last_active_at: Option<i64>,
     terminated_at: Option<i64>,
+    ip_address: Option<String>,
 }
 
 impl TryFrom<BunkerRow> for Bunker {
@@ -37,6 +38,10 @@ impl TryFrom<BunkerRow> for Bunker {
             status,
             status_reason: row.status_reason,
             started_at: time("bunkers.started_at", row.started_at)?,
+            ip_address: row
+                .ip_address
+                .map(|text| parsed("bunkers.ip_address", &text))
+                .transpose()?,
             terminated_at: time("bunkers.terminated_at", row.terminated_at)?,
         };
         let mut bunker = Self::placed(

@@ -146,7 +146,7 @@ impl LifeChange {
     pub(super) async fn run(&self, connection: &mut AnyConnection) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE bunkers SET status = $3, status_reason = $4, started_at = $5, \
-             terminated_at = $6, generation = generation + 1 WHERE id = $1 AND generation = $2",
+             terminated_at = $6, ip_address = $7, generation = generation + 1 WHERE id = $1 AND generation = $2",
         )
         .bind(self.id.to_string())
         .bind(self.generation - 1)
@@ -154,6 +154,7 @@ impl LifeChange {
         .bind(self.life.status_reason.as_deref().map(storable))
         .bind(self.life.started_at.map(to_micros))
         .bind(self.life.terminated_at.map(to_micros))
+        .bind(self.life.ip_address.map(|address| address.to_string()))
         .execute(connection)
         .await
         .map_err(StoreError::query("update a bunker"))?;

@@ -213,8 +213,8 @@ impl Home {
         let events = match status {
             BunkerStatus::Pending => vec![],
             BunkerStatus::Provisioning => vec![Event::Acknowledged],
-            BunkerStatus::Running => vec![Event::Started { at }],
-            BunkerStatus::Paused => vec![Event::Started { at }, Event::Paused],
+            BunkerStatus::Running => vec![Event::Started { at, ip_address: None }],
+            BunkerStatus::Paused => vec![Event::Started { at, ip_address: None }, Event::Paused],
             BunkerStatus::Terminating => vec![end],
             BunkerStatus::Terminated => vec![end, Event::Released { at }],
             BunkerStatus::Failed => vec![Event::Failed { reason: "no".to_owned(), at }],

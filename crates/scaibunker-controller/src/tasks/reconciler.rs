@@ -1,8 +1,8 @@
 //! Brings the database and the workers together, in both directions.
 //!
-//! What a worker holds is believed from any report. What it does *not* hold is only believed from
-//! an answer to a question that was asked after the rows were read: a heartbeat may have been
-//! written before a bunker was started.
+//! What a worker holds is believed from any report. What it does *not* hold, and what is paused or
+//! resumed, is only believed from an answer to a question that was asked after the rows were read: a
+//! heartbeat may have been written before a bunker was started, or before it was resumed.
 
 use std::{
     collections::HashMap,
@@ -34,6 +34,15 @@ pub struct Reconciler {
     bunkers: Arc<Bunkers>,
     /// What each worker reported last of its own accord, once it was settled.
     settled: Mutex<HashMap<WorkerId, HashMap<BunkerId, BunkerReport>>>,
+}
+
+/// What the database and a worker say of one bunker.
+struct Difference<'a> {
+    id: BunkerId,
+    row: Option<&'a Bunker>,
+    report: Option<&'a BunkerReport>,
+    /// Whether the worker was asked after the row was read.
+    newer: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +77,13 @@ impl Reconciler {
             let reports = link.list(&request_id.to_string()).await?;
             let held: HashMap<_, _> = reports.iter().map(|report| (report.id, report)).collect();
             for row in rows.iter().filter(|row| !held.contains_key(&row.id)) {
-                self.settle(&link, row.id, Some(row), None, request_id).await?;
+                let missing = Difference { id: row.id, row: Some(row), report: None, newer: true };
+                self.settle(&link, missing, request_id).await?;
             }
             let rows = rows.iter().map(|row| (row.id, row)).collect();
             self.settle_reports(&link, reports.iter(), &rows, request_id).await
         };
+        // One that was started since the rows were read can stay open: the next round settles it.
         if let Err(error) = work.instrument(span).await {
             tracing::warn!(%worker_id, error = chain(&error), "cannot reconcile with a worker");
         }
@@ -92,9 +103,12 @@ impl Reconciler {
         let unread = HashMap::new();
         let work = self.settle_reports(&link, news, &unread, request_id);
         match work.instrument(span).await {
-            Ok(()) => {
+            Ok(open) => {
                 let reports = reports.iter().map(|report| (report.id, report.clone())).collect();
                 self.settled().insert(worker_id, reports);
+                if open {
+                    self.reconcile(worker_id).await;
+                }
             }
             Err(error) => {
                 tracing::warn!(%worker_id, error = chain(&error), "cannot settle a worker's reports");
@@ -106,23 +120,25 @@ impl Reconciler {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns whether one of them leaves open what to do until the worker is asked.
     async fn settle_reports(
         &self,
         link: &Link,
         reports: impl Iterator<Item = &BunkerReport>,
         live: &HashMap<BunkerId, &Bunker>,
         request_id: RequestId,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<bool, ReconcileError> {
+        let mut open = false;
         for report in reports {
             // Of a row that was live a moment ago nothing is concluded but changes of that version
             // of it. Any other is read after the report was written: one that is missing now was
             // never there.
             let read;
-            let row = match live.get(&report.id) {
-                Some(row) => Some(*row),
+            let (row, newer) = match live.get(&report.id) {
+                Some(row) => (Some(*row), true),
                 None => {
                     read = self.store.bunker(report.id).await?;
-                    read.as_ref()
+                    (read.as_ref(), false)
                 }
             };
             if let (Some(row), Some(active_at)) = (row, report.last_active_at)
@@ -130,27 +146,30 @@ impl Reconciler {
             {
                 self.store.touch_bunker(row.id, active_at).await?;
             }
-            self.settle(link, report.id, row, Some(report), request_id).await?;
+            let difference = Difference { id: report.id, row, report: Some(report), newer };
+            open |= !self.settle(link, difference, request_id).await?;
         }
-        Ok(())
+        Ok(open)
     }
 
+    /// Returns whether what is known was enough to decide.
     async fn settle(
         &self,
         link: &Link,
-        id: BunkerId,
-        row: Option<&Bunker>,
-        report: Option<&BunkerReport>,
+        Difference { id, row, report, newer }: Difference<'_>,
         request_id: RequestId,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<bool, ReconcileError> {
         // Who starts it writes down what comes of that, as long as there is one.
         let starter = row.filter(|row| row.is_starting()).and_then(|row| row.starter);
         let is_anothers = starter.is_some_and(|starter| self.bunkers.is_another_alive(starter));
         if self.bunkers.is_starting(id) || is_anothers {
-            return Ok(());
+            return Ok(true);
         }
         let request_id = request_id.to_string();
         let action = decide(row, link.worker_id(), report, Timestamp::now());
+        if action.needs_newer_report() && !newer {
+            return Ok(false);
+        }
         if action != Action::Nothing {
             tracing::info!(bunker_id = %id, ?action, "database and worker differ");
         }
@@ -170,7 +189,7 @@ impl Reconciler {
             }
             (Action::Nothing, _) | (_, None) => {}
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -30,6 +30,7 @@ async fn a_bunker_is_pending_at_once_and_running_soon() {
     assert_eq!(record["created_at"].as_str().unwrap().len(), "2026-01-02T03:04:05.678Z".len());
     let running = server.api.bunker_becomes(record["id"].as_str().unwrap(), "running").await;
     assert!(running["started_at"].is_string() && running["expires_at"].is_string());
+    assert_eq!(running["ip_address"], "10.201.0.2");
     let request_id = answer.json["meta"]["request_id"].as_str().unwrap().to_owned();
     assert!(worker.request_ids.lock().unwrap().contains(&request_id));
     server.stop().await;

@@ -72,6 +72,30 @@ async fn what_the_worker_did_before_a_crash_is_learned() {
 }
 
 #[tokio::test]
+async fn a_late_heartbeat_pauses_and_resumes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let worker = server.worker().await;
+    let api = &server.api;
+    let id = api.running_bunker().await;
+    let path = format!("/bunkers/{id}");
+    for (first, then, cpu) in [("pause", "resume", 1000), ("resume", "pause", 0)] {
+        // Its end shows when the heartbeat has been settled, in the order of the reports.
+        let last = api.running_bunker().await;
+        worker.lose(&last, "it crashed");
+        step(api, &id, first).await;
+        let mut late = worker.write_heartbeat();
+        late.bunkers.sort_by_key(|report| report.id.to_string() == last);
+        let known = step(api, &id, then).await;
+        worker.send(&server.base, late).await;
+        api.bunker_becomes(&last, "failed").await;
+        assert_eq!(api.get(&path).await.data(), &known);
+        assert!(eventually(async || cpu_in_use(api).await == cpu).await);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn idle_means_that_the_worker_saw_no_work() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;

@@ -1,6 +1,6 @@
 //! Where the controllers are, as far as their names tell: no bunker connects there.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, sync::Arc, time::Duration};
 
 use scaibunker_api::worker::ControllerAddress;
 use tokio::{net::lookup_host, sync::watch, time::sleep};
@@ -17,14 +17,21 @@ pub async fn follow(
     seeds: Vec<String>,
     mut told: watch::Receiver<Vec<ControllerAddress>>,
 ) {
+    let mut known: HashMap<String, Vec<IpAddr>> = HashMap::new();
     loop {
         let mut urls = seeds.clone();
         urls.extend(told.borrow_and_update().iter().map(|controller| controller.url.clone()));
-        let mut addresses = HashSet::new();
+        known.retain(|url, _| urls.contains(url));
         for url in urls {
-            addresses.extend(addresses_of(&url).await);
+            match addresses_of(&url).await {
+                Ok(addresses) => drop(known.insert(url, addresses)),
+                // It is where it was, as far as is known.
+                Err(error) => {
+                    tracing::warn!(url, %error, "a controller's name cannot be looked up");
+                }
+            }
         }
-        gateway.set_controllers(addresses).await;
+        gateway.set_controllers(known.values().flatten().copied().collect()).await;
         tokio::select! {
             () = sleep(INTERVAL) => {}
             changed = told.changed() => {
@@ -36,17 +43,12 @@ pub async fn follow(
     }
 }
 
-async fn addresses_of(url: &str) -> Vec<IpAddr> {
-    let Ok(url) = Url::parse(url) else { return Vec::new() };
-    let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
-        return Vec::new();
-    };
-    let host = host.trim_matches(['[', ']']);
-    match lookup_host((host, port)).await {
-        Ok(found) => found.map(|address| address.ip().to_canonical()).collect(),
-        Err(error) => {
-            tracing::warn!(host, %error, "a controller's name cannot be looked up");
-            Vec::new()
-        }
-    }
+async fn addresses_of(url: &str) -> io::Result<Vec<IpAddr>> {
+    let url = Url::parse(url).map_err(io::Error::other)?;
+    let (host, port) = url
+        .host_str()
+        .zip(url.port_or_known_default())
+        .ok_or_else(|| io::Error::other("it has no host"))?;
+    let found = lookup_host((host.trim_matches(['[', ']']), port)).await?;
+    Ok(found.map(|address| address.ip().to_canonical()).collect())
 }

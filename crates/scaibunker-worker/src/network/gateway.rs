@@ -21,7 +21,7 @@ use scaibunker_egress::{
 };
 use tokio::{
     process::{Child, Command},
-    sync::{Mutex as AsyncMutex, oneshot},
+    sync::{Mutex as AsyncMutex, oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::{
@@ -69,13 +69,14 @@ pub struct Gateway {
     settings: GatewaySettings,
     /// Held while orders are sent, so that a gateway that starts hears of each bunker once.
     orders: AsyncMutex<Orders>,
+    /// `None` until it is known where they are. Changed while the orders are held.
+    controllers: watch::Sender<Option<HashSet<IpAddr>>>,
     usage: Mutex<HashMap<BunkerId, Used>>,
 }
 
 #[derive(Default)]
 struct Orders {
     served: HashMap<BunkerId, ServedBunker>,
-    controllers: HashSet<IpAddr>,
     /// `None` while no gateway runs.
     channel: Option<Arc<Channel>>,
     forgetting: HashMap<BunkerId, oneshot::Sender<()>>,
@@ -114,11 +115,19 @@ impl Gateway {
     /// A gateway that [`Gateway::run`] runs.
     #[must_use]
     pub fn new(settings: GatewaySettings) -> Arc<Self> {
-        Arc::new(Self { settings, orders: AsyncMutex::default(), usage: Mutex::default() })
+        Arc::new(Self {
+            settings,
+            orders: AsyncMutex::default(),
+            controllers: watch::Sender::default(),
+            usage: Mutex::default(),
+        })
     }
 
-    /// Starts the process again whenever it ends, until the token is cancelled.
+    /// Starts the process, and again whenever it ends, until the token is cancelled. Waits for
+    /// [`Self::set_controllers`]: no bunker shall reach a controller that is not known yet.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut controllers = self.controllers.subscribe();
+        shutdown.run_until_cancelled(controllers.wait_for(Option::is_some)).await;
         while !shutdown.is_cancelled() {
             let ran = shutdown.run_until_cancelled(self.run_once()).await;
             self.orders.lock().await.channel = None;
@@ -146,7 +155,8 @@ impl Gateway {
             for used in self.used().values_mut() {
                 *used = Used { before: used.total(), now: NetworkUsage::default() };
             }
-            let controllers = ToGateway::Controllers { addresses: orders.controllers.clone() };
+            let addresses = self.controllers.borrow().clone().unwrap_or_default();
+            let controllers = ToGateway::Controllers { addresses };
             channel.send(&controllers, &[]).await.map_err(told())?;
             for served in orders.served.values() {
                 match open_sockets(served).await {
@@ -277,11 +287,12 @@ impl Gateway {
 
     /// Says where the controllers are, which no bunker reaches.
     pub async fn set_controllers(&self, addresses: HashSet<IpAddr>) {
-        let mut orders = self.orders.lock().await;
-        if orders.controllers == addresses {
+        let orders = self.orders.lock().await;
+        let news = Some(addresses.clone());
+        if *self.controllers.borrow() == news {
             return;
         }
-        orders.controllers.clone_from(&addresses);
+        self.controllers.send_replace(news);
         if let Some(channel) = orders.channel.clone() {
             // As above.
             let _ = send(&channel, &ToGateway::Controllers { addresses }, &[]).await;

@@ -19,6 +19,7 @@ mod namespace;
 mod place;
 mod registry_hosts;
 mod sockets;
+mod stand_in;
 mod vm_network;
 
 use std::{io, path::PathBuf, sync::Arc};
@@ -32,9 +33,10 @@ pub use self::{
     audit::AuditLogs,
     bridges::Bridges,
     controllers::follow as follow_controllers,
-    gateway::{Gateway, GatewaySettings},
-    namespace::NetworkError,
+    gateway::{Gateway, GatewaySettings, ServedBunker},
+    namespace::{Namespace, NetworkError},
     registry_hosts::registry_hosts,
+    stand_in::StandIn,
     vm_network::VmNetwork,
 };
 

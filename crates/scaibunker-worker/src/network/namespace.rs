@@ -51,14 +51,35 @@ pub struct Namespace(OwnedFd);
 impl Namespace {
     /// A new one with a tap device, which carries nothing yet. Blocks for some milliseconds.
     pub fn create(place: &Place) -> Result<(Self, Vec<OwnedFd>), NetworkError> {
+        let tap = || open_tap(TAP).map_err(failed("make a tap device"));
+        let (namespace, tap) = Self::create_around(place, tap)?;
+        Ok((namespace, vec![tap]))
+    }
+
+    /// A new one for the bunker at the end of the device that `make` makes, called [`TAP`].
+    pub(super) fn create_around<T: Send>(
+        place: &Place,
+        make: impl FnOnce() -> Result<T, NetworkError> + Send,
+    ) -> Result<(Self, T), NetworkError> {
         on_own_thread(|| {
             let namespace = unshare()?;
-            let tap = open_tap(TAP).map_err(failed("make a tap device"))?;
+            let device = make()?;
             run(IP, &["-batch", "-"], &place.ip_batch())?;
             run(IP, &["-6", "-batch", "-"], &place.ip6_batch())?;
             run(NFT, &["-f", "-"], &place.nft_ruleset())?;
-            Ok((namespace, vec![tap]))
+            Ok((namespace, device))
         })
+    }
+
+    /// A new one with nothing in it.
+    pub fn create_empty() -> Result<Self, NetworkError> {
+        on_own_thread(unshare)
+    }
+
+    /// How other programs name it while this value lives.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
     /// A new one with so many tap devices, which lead nowhere yet. It has no addresses itself.

@@ -69,6 +69,17 @@ impl Place {
         )
     }
 
+    /// For `ip -batch` at the other end: what a guest does with what it is told, for IPv4.
+    pub(super) fn client_ip_batch(&self) -> String {
+        let Self { address, mac, .. } = self;
+        format!(
+            "link set lo up\n\
+             link set {INTERFACE} address {mac} up\n\
+             address add {address}/{PREFIX} dev {INTERFACE}\n\
+             route add default via {GATEWAY}\n"
+        )
+    }
+
     /// For `ip -6 -batch`.
     pub(super) fn ip6_batch(&self) -> String {
         let Self { address_6, mac, .. } = self;

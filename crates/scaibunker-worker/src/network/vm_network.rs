@@ -1,6 +1,6 @@
 //! The network of one VM: made before its VMM, and opened to the world when a bunker claims it.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{net::IpAddr, os::fd::OwnedFd, sync::Arc};
 
 use scaibunker_api::{bunker::NetworkProfile, ids::BunkerId, worker::StartNetwork};
 use scaibunker_guest_protocol::network::GuestNetwork;
@@ -17,9 +17,8 @@ use crate::engine::Nics;
 #[derive(Debug)]
 pub struct VmNetwork {
     namespace: Arc<Namespace>,
-    /// What the guest can be told before a bunker claims it: under emulation its kernel takes some
-    /// 80 ms to raise a device for the first time.
-    known_before: Option<GuestNetwork>,
+    /// Where it is, unless that is up to a bridge.
+    place: Option<Place>,
     /// Until the VMM has them.
     taps: Vec<OwnedFd>,
 }
@@ -28,20 +27,22 @@ impl VmNetwork {
     /// A network through which nothing goes yet. No other VM has the number at the same time. Blocks
     /// for some milliseconds.
     pub fn create(number: u32, nics: Nics) -> Result<Self, NetworkError> {
-        let ((namespace, taps), known_before) = match nics {
+        let ((namespace, taps), place) = match nics {
             Nics::None | Nics::Gateway => {
                 let place = Place::new(number);
-                (Namespace::create(&place)?, Some(place.guest()))
+                (Namespace::create(&place)?, Some(place))
             }
             Nics::Bridges(count) => (Namespace::create_bridged(count)?, None),
         };
-        Ok(Self { namespace: Arc::new(namespace), known_before, taps })
+        Ok(Self { namespace: Arc::new(namespace), place, taps })
     }
 
-    /// That of a VM that an earlier server made, by the first tap that its VMM has.
-    pub fn of(tap: &OwnedFd) -> Result<Self, NetworkError> {
+    /// That of a VM with this number and profile that an earlier server made, by the first tap that
+    /// its VMM has.
+    pub fn of(tap: &OwnedFd, number: u32, profile: NetworkProfile) -> Result<Self, NetworkError> {
         let namespace = Namespace::of_tap(tap).map_err(failed("find a VM's network again"))?;
-        Ok(Self { namespace: Arc::new(namespace), known_before: None, taps: Vec::new() })
+        let place = (profile != NetworkProfile::Transit).then(|| Place::new(number));
+        Ok(Self { namespace: Arc::new(namespace), place, taps: Vec::new() })
     }
 
     /// The taps, for the VMM, which is given them once.
@@ -49,10 +50,17 @@ impl VmNetwork {
         std::mem::take(&mut self.taps)
     }
 
-    /// What the guest is to be told before a bunker claims it.
+    /// What the guest is to be told before a bunker claims it: under emulation its kernel takes some
+    /// 80 ms to raise a device for the first time.
     #[must_use]
     pub fn known_before(&self) -> Option<GuestNetwork> {
-        self.known_before.clone()
+        self.place.as_ref().map(Place::guest)
+    }
+
+    /// The bunker's address in its own network, if the worker gives it one.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.place.as_ref().map(|place| place.address.into())
     }
 
     /// Lets a bunker reach what its profile allows; what the guest is to be told then.

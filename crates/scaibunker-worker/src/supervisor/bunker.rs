@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     sync::{Arc, OnceLock},
 };
 
@@ -32,6 +33,8 @@ pub(super) struct Bunker {
     pub activity: Arc<Activity>,
     /// Set once there is a VM.
     pub vitals: OnceLock<Vitals>,
+    /// Set once there is a VM, if it is given one.
+    pub address: OnceLock<IpAddr>,
 }
 
 impl Bunker {
@@ -45,6 +48,7 @@ impl Bunker {
             execs: Arc::default(),
             activity: Arc::default(),
             vitals: OnceLock::new(),
+            address: OnceLock::new(),
         };
         (bunker, receiver)
     }
@@ -67,7 +71,9 @@ impl Bunker {
 
     pub fn report(&self, id: BunkerId) -> BunkerReport {
         let (state, started_at) = self.state.borrow().reported();
-        BunkerReport { id, state, started_at, last_active_at: self.activity.last_active_at() }
+        let last_active_at = self.activity.last_active_at();
+        let ip_address = self.address.get().copied();
+        BunkerReport { id, state, started_at, last_active_at, ip_address }
     }
 
     /// What its VM uses; reads some files of `/proc`.

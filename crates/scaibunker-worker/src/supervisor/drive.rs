@@ -152,6 +152,9 @@ impl Driven<'_> {
             // A bunker has one VM.
             let _ = bunker.vitals.set(vitals);
         }
+        if let Some(address) = vm.address() {
+            let _ = bunker.address.set(address);
+        }
         match vm.paused() {
             Some(Pause { last_active_at }) => {
                 tracing::info!(bunker_id = %id, "bunker is paused");

@@ -20,6 +20,9 @@ pub enum Unit {
     /// Millions of bytes, not MiB.
     #[serde(rename = "MB/s")]
     Megabytes,
+    /// Millions of bits.
+    #[serde(rename = "Mbit/s")]
+    Megabits,
     #[serde(rename = "MiB")]
     Mebibytes,
     #[serde(rename = "%")]
@@ -75,7 +78,7 @@ impl Figure {
         self.values = Summary::of(self.measured.iter().copied());
         self.met = self.values.zip(self.target).map(|(values, target)| match self.unit {
             Unit::Milliseconds | Unit::Mebibytes | Unit::Percent => values.median <= target,
-            Unit::Megabytes | Unit::PerSecond => values.median >= target,
+            Unit::Megabytes | Unit::Megabits | Unit::PerSecond => values.median >= target,
         });
         self
     }
@@ -97,6 +100,7 @@ impl Figure {
             Unit::Percent => ("≤", "%", |values| values.max),
             // Of up to 100 values the worst is what 99 % reach.
             Unit::Megabytes => ("≥", "MB/s", |values| values.min),
+            Unit::Megabits => ("≥", "Mbit/s", |values| values.min),
             Unit::PerSecond => ("≥", "1/s", |values| values.min),
         };
         let target = self.target.map(|target| {

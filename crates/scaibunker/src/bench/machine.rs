@@ -2,6 +2,7 @@
 
 use std::{fs, thread};
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::client::Client;
@@ -61,6 +62,14 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         }
     }
+}
+
+/// What a process has of the memory, in MiB.
+pub fn resident_mib(pid: u32) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let rss = field(&status, "VmRSS").context("/proc has no memory of it")?;
+    let kib: f64 = rss.split_whitespace().next().unwrap_or_default().parse()?;
+    Ok((kib / 102.4).round() / 10.0)
 }
 
 /// The value of the first `name: value` line.

@@ -14,16 +14,15 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::{Method, StatusCode};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scaibunker_api::{envelope::ListEnvelope, worker::Capacity};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::{
+    allow_many_files,
     control::{caller::Caller, sim_worker::SimWorker},
-    field,
     figure::{self, Figure, Unit, figures},
-    machine::Setting,
+    machine::{Setting, resident_mib},
 };
 use crate::{
     cli::GlobalArgs,
@@ -128,13 +127,6 @@ impl ControllerProcess {
         Ok((user + system) / rustix::param::clock_ticks_per_second() as f64)
     }
 
-    fn memory_mb(&self) -> anyhow::Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let rss = field(&status, "VmRSS").context("/proc has no memory of it")?;
-        let kb: f64 = rss.split_whitespace().next().unwrap_or_default().parse()?;
-        Ok((kb / 102.4).round() / 10.0)
-    }
-
     /// The bound of the bucket in which 99 % of all placements are, in milliseconds.
     async fn placement_p99(&self) -> anyhow::Result<f64> {
         const NAME: &str = "scaibunker_placement_duration_seconds_bucket{le=\"";
@@ -196,12 +188,6 @@ pub async fn run(global: &GlobalArgs, args: &FleetBenchArgs, stop: Stop) -> Resu
     Ok(if failed { exit::FAILED } else { 0 })
 }
 
-/// Each link has two ends.
-fn allow_many_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-}
-
 async fn measure(
     controller: &ControllerProcess,
     workers: u32,
@@ -241,7 +227,7 @@ async fn measure(
     let mut heartbeats = Figure::new("CPU for heartbeats alone", Unit::Percent, Some(30.0));
     heartbeats.record(Ok((used * 10.0).round() / 10.0));
     let mut memory = Figure::new("memory of the controller", Unit::Mebibytes, None);
-    memory.record(Ok(controller.memory_mb()?));
+    memory.record(Ok(resident_mib(controller.process.id())?));
 
     progress.say("a worker dies");
     let mut death =

@@ -14,6 +14,11 @@ fn the_public_internet_is_reached_and_no_other_and_all_of_it_is_audited() {
     lab::run(&[], async |lab| {
         let id =
             lab.bunker(json!({ "network_profile": "unrestricted", "egress_audit": true })).await;
+        let record = lab.server.call(Method::GET, &format!("/bunkers/{id}"), None).await;
+        let address = record.data()["ip_address"].as_str().unwrap().to_owned();
+        let own = "python3 -c 'import socket; s = socket.socket(type=socket.SOCK_DGRAM); \
+                   s.connect((\"151.101.1.1\", 53)); print(s.getsockname()[0])'";
+        assert_eq!(lab.sh(&id, own).await, Ok(format!("{address}\n")));
         for (line, expected) in [
             ("curl -ksS https://other.test/", "this is other.test\n"),
             ("curl -ksS https://151.101.1.1/", "this is 151.101.1.1\n"),

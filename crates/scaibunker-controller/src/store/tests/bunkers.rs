@@ -35,7 +35,9 @@ pub(super) async fn a_bunker_is_read_as_it_was_written(database: Database) {
 
     let at = now();
     let reason = "its worker was lost".to_owned();
-    let failed = home.lead(full, &[Event::Started { at }, Event::Failed { reason, at }]).await;
+    let failed = home
+        .lead(full, &[Event::Started { at, ip_address: None }, Event::Failed { reason, at }])
+        .await;
     assert_eq!(home.read(&failed).await, failed);
     assert_eq!(home.store.bunker(BunkerId::generate()).await.unwrap(), None);
 }
@@ -119,7 +121,7 @@ pub(super) async fn the_live_the_expired_and_the_idle_are_found(database: Databa
     busy.id = BunkerId::generate();
     for bunker in [&patient, &idle, &busy] {
         home.insert(bunker).await;
-        home.lead(bunker.clone(), &[Event::Started { at: now() }]).await;
+        home.lead(bunker.clone(), &[Event::Started { at: now(), ip_address: None }]).await;
     }
     let later = now() + seconds(61);
     home.store.touch_bunker(busy.id, later - seconds(59)).await.unwrap();

@@ -7,6 +7,7 @@ pub mod images;
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -48,6 +49,9 @@ use tokio_util::sync::CancellationToken;
 use self::execs::SimExec;
 
 use crate::{client::Api, server::WORKER_TOKEN};
+
+/// What it gives every bunker.
+const SIM_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 2);
 
 #[derive(Clone)]
 pub struct SimWorker(Arc<Sim>);
@@ -203,17 +207,30 @@ impl SimWorker {
 
     /// Ends a bunker as a crash would, and reports it at once.
     pub async fn crash(&self, base: &str, id: &str, reason: &str) {
-        let ended = WorkerBunkerState::Ended { reason: reason.to_owned() };
-        self.held().insert(id.parse().unwrap(), ended);
+        self.lose(id, reason);
         self.heartbeat(base).await;
     }
 
+    /// Ends a bunker as a crash would; the next heartbeat reports it.
+    pub fn lose(&self, id: &str, reason: &str) {
+        let ended = WorkerBunkerState::Ended { reason: reason.to_owned() };
+        self.held().insert(id.parse().unwrap(), ended);
+    }
+
     pub async fn heartbeat(&self, base: &str) {
-        let beat = Heartbeat {
+        self.send(base, self.write_heartbeat()).await;
+    }
+
+    /// A heartbeat of this moment, to be sent at any later one.
+    pub fn write_heartbeat(&self) -> Heartbeat {
+        Heartbeat {
             images: vec![busybox()],
             image_cache: self.images.reports(),
             bunkers: self.reports(),
-        };
+        }
+    }
+
+    pub async fn send(&self, base: &str, beat: Heartbeat) {
         let api = Api::new(base.to_owned(), WORKER_TOKEN.to_owned());
         let path = format!("/workers/{}/heartbeat", self.id());
         let answer = api.post(&path, &serde_json::to_value(beat).unwrap()).await;
@@ -226,7 +243,7 @@ impl SimWorker {
 
     fn report(&self, id: BunkerId, state: WorkerBunkerState) -> BunkerReport {
         let last_active_at = *self.last_active_at.lock().unwrap();
-        BunkerReport { id, state, started_at: None, last_active_at }
+        BunkerReport { id, state, started_at: None, last_active_at, ip_address: None }
     }
 
     fn routes(&self) -> Router {
@@ -327,8 +344,8 @@ async fn start(
         return (StatusCode::BAD_GATEWAY, Json(error)).into_response();
     }
     let started_at = Some(Timestamp::now());
-    Json(BunkerReport { id, state: WorkerBunkerState::Running, started_at, last_active_at: None })
-        .into_response()
+    let (state, ip_address) = (WorkerBunkerState::Running, Some(SIM_ADDRESS.into()));
+    Json(BunkerReport { id, state, started_at, last_active_at: None, ip_address }).into_response()
 }
 
 async fn remove(State(worker): State<SimWorker>, Path(id): Path<BunkerId>) -> StatusCode {

@@ -139,7 +139,7 @@ fn answer(held: &Held, request: &Request<Incoming>) -> Result<Response<Full<Byte
 fn started(held: &Held, id: BunkerId) -> anyhow::Result<Response<Full<Bytes>>> {
     let now = Some(Timestamp::now());
     let state = WorkerBunkerState::Running;
-    let report = BunkerReport { id, state, started_at: now, last_active_at: now };
+    let report = BunkerReport { id, state, started_at: now, last_active_at: now, ip_address: None };
     let answer = json(serde_json::to_vec(&report)?);
     held.all().insert(id, report);
     answer
