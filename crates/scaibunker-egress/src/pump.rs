@@ -3,7 +3,7 @@
 //! A buffer is only held while there is something in it, so thousands of idle connections cost little
 //! more than their sockets.
 
-use std::{cell::RefCell, io};
+use std::{cell::RefCell, io, time::Duration};
 
 use tokio::{
     io::AsyncWriteExt as _,
@@ -22,19 +22,18 @@ thread_local! {
 /// Copies both ways until both ends have said all, or one has failed. `first` was read from the
 /// bunker before.
 pub async fn pump(open: Open, guest: TcpStream, mut remote: TcpStream, first: Vec<u8>) {
-    if remote.write_all(&first).await.is_err() {
-        return;
+    if !first.is_empty() {
+        if remote.write_all(&first).await.is_err() {
+            return;
+        }
+        pay(open.sent(first.len())).await;
+        drop(first);
     }
-    sleep(open.sent(first.len())).await;
-    drop(first);
     let (from_guest, mut to_guest) = guest.into_split();
     let (from_remote, mut to_remote) = remote.into_split();
     let upwards = async {
         while let Some(bytes) = copy(from_guest.as_ref(), &mut to_remote).await? {
-            let wait = open.sent(bytes);
-            if !wait.is_zero() {
-                sleep(wait).await;
-            }
+            pay(open.sent(bytes)).await;
         }
         to_remote.shutdown().await
     };
@@ -46,6 +45,13 @@ pub async fn pump(open: Open, guest: TcpStream, mut remote: TcpStream, first: Ve
     };
     // A side that fails takes the other with it.
     let _ = tokio::try_join!(upwards, downwards);
+}
+
+/// Waits, if there is something to wait for: a sleep takes a millisecond at least.
+async fn pay(wait: Duration) {
+    if !wait.is_zero() {
+        sleep(wait).await;
+    }
 }
 
 /// Copies what is there, waiting for something; `None` at the end.

@@ -88,11 +88,13 @@ pub async fn run(global: &GlobalArgs, args: BenchArgs) -> Result<u8, Failure> {
     }
 }
 
-/// A bench of very many connections has an open file for each end.
-fn allow_many_files() {
+/// Lets this process have as many open files as it may, for benches of very many connections; how many
+/// that is.
+fn allow_many_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     // Where it cannot be raised, the bench tells what failed.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// A duration in milliseconds with two decimals: more would be noise.

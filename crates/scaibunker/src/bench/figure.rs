@@ -17,6 +17,8 @@ use crate::{client::ClientError, tables::table};
 pub enum Unit {
     #[serde(rename = "ms")]
     Milliseconds,
+    #[serde(rename = "µs")]
+    Microseconds,
     /// Millions of bytes, not MiB.
     #[serde(rename = "MB/s")]
     Megabytes,
@@ -31,7 +33,7 @@ pub enum Unit {
     PerSecond,
 }
 
-/// What the median of a figure has to reach: at most so many milliseconds, or at least such a rate.
+/// What the median of a figure has to reach: at most so much time, or at least such a rate.
 type Target = Option<f64>;
 
 /// A figure and its measurements.
@@ -77,7 +79,9 @@ impl Figure {
         self.succeeded = self.measured.len();
         self.values = Summary::of(self.measured.iter().copied());
         self.met = self.values.zip(self.target).map(|(values, target)| match self.unit {
-            Unit::Milliseconds | Unit::Mebibytes | Unit::Percent => values.median <= target,
+            Unit::Milliseconds | Unit::Microseconds | Unit::Mebibytes | Unit::Percent => {
+                values.median <= target
+            }
             Unit::Megabytes | Unit::Megabits | Unit::PerSecond => values.median >= target,
         });
         self
@@ -96,6 +100,7 @@ impl Figure {
         let attempts = self.succeeded + self.failures.values().sum::<usize>();
         let (sign, unit, worst): (_, _, fn(Summary) -> f64) = match self.unit {
             Unit::Milliseconds => ("≤", "ms", |values| values.p99),
+            Unit::Microseconds => ("≤", "µs", |values| values.p99),
             Unit::Mebibytes => ("≤", "MiB", |values| values.max),
             Unit::Percent => ("≤", "%", |values| values.max),
             // Of up to 100 values the worst is what 99 % reach.

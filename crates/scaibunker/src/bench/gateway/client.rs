@@ -13,8 +13,6 @@ use super::{
     lab::{WORLD, WORLD_ADDRESSES},
     server::{ECHO, PORT, SINK, SOURCE},
 };
-use crate::bench::milliseconds;
-
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// Where somebody connects from.
@@ -26,15 +24,15 @@ impl Client<'_> {
         Ok(self.0.enter(|| work().map_err(failed))?)
     }
 
-    /// Times until the first byte came back, in milliseconds, one connection after the other.
+    /// Times until the first byte came back, in microseconds, one connection after the other.
     pub fn round_trips(&self, count: u32) -> anyhow::Result<Vec<f64>> {
-        self.run(|| (0..count).map(|at| Ok(milliseconds(round_trip(at)?))).collect())
+        self.run(|| (0..count).map(|at| Ok(round_trip(at)?.as_secs_f64() * 1e6)).collect())
     }
 
     /// Mbit/s on one connection for so long, until the last byte has arrived.
     pub fn stream(&self, time: Duration, upload: bool) -> anyhow::Result<f64> {
         let (bytes, took) = self.run(|| if upload { send(time) } else { receive(time) })?;
-        Ok((bytes as f64 * 8e-5 / took.as_secs_f64()).round() / 10.0)
+        Ok(bytes as f64 * 8e-6 / took.as_secs_f64())
     }
 }
 
