@@ -27,6 +27,7 @@ mod plain;
 mod policy;
 mod pump;
 mod shaper;
+mod syscalls;
 
 pub use self::{
     gateway::{HELPER_COMMAND, helper_main},
