@@ -8,7 +8,7 @@ use seccompiler::{
 };
 
 /// No files but those that it was given, no programs, no other processes, no namespaces, no devices.
-const ALLOWED: [libc::c_long; 60] = [
+const ALLOWED: [libc::c_long; 59] = [
     // What it was given and what it connects.
     libc::SYS_accept4,
     libc::SYS_bind,
@@ -19,8 +19,6 @@ const ALLOWED: [libc::c_long; 60] = [
     libc::SYS_getpeername,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
-    libc::SYS_lseek,
-    libc::SYS_fstat,
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_recvfrom,
@@ -32,6 +30,7 @@ const ALLOWED: [libc::c_long; 60] = [
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
     libc::SYS_socketpair,
+    libc::SYS_statx,
     libc::SYS_write,
     libc::SYS_writev,
     // Waiting.
@@ -115,22 +114,43 @@ mod tests {
         thread,
     };
 
+    use jiff::Timestamp;
+    use scaibunker_api::egress::{EgressEvent, EgressEventKind, EgressProtocol, EgressVerdict};
+
     use super::*;
+    use crate::audit::AuditLog;
 
     #[test]
-    fn a_restricted_thread_connects_and_does_nothing_else() {
-        let tried = thread::spawn(|| {
+    fn a_restricted_thread_connects_and_writes_its_log_and_does_nothing_else() {
+        let event = EgressEvent {
+            at: Timestamp::UNIX_EPOCH,
+            event: EgressEventKind::Opened,
+            protocol: EgressProtocol::Tcp,
+            name: None,
+            address: None,
+            port: 443,
+            verdict: EgressVerdict::Allowed,
+            reason: None,
+            sent_bytes: None,
+            received_bytes: None,
+        };
+        let log = AuditLog::new(tempfile::tempfile().unwrap());
+        let tried = thread::spawn(move || {
             restrict().unwrap();
+            let written = log.write(&event);
             let socket = UdpSocket::bind("127.0.0.1:0").map(drop);
             let own = nix::ifaddrs::getifaddrs().map(drop).map_err(io::Error::from);
             let file = fs::read("/etc/hostname").map(drop);
             let program = Command::new("/bin/true").spawn().map(drop);
             let local = std::os::unix::net::UnixDatagram::unbound().map(drop);
             let listener = TcpListener::bind("127.0.0.1:0").map(drop);
-            let tried = [socket, own, file, program, local, listener];
+            let tried = [written, socket, own, file, program, local, listener];
             tried.map(|tried| tried.map_err(|error| error.kind()))
         });
         let refused = Err(io::ErrorKind::PermissionDenied);
-        assert_eq!(tried.join().unwrap(), [Ok(()), Ok(()), refused, refused, refused, refused]);
+        assert_eq!(
+            tried.join().unwrap(),
+            [Ok(()), Ok(()), Ok(()), refused, refused, refused, refused]
+        );
     }
 }
