@@ -57,7 +57,9 @@ impl Lab {
 
     /// What a shell line printed, if it was successful; else what it complained of.
     pub async fn sh(&self, id: &str, line: &str) -> Result<String, String> {
-        let done = self.server.sh(id, line).await;
+        // An emulator on a busy machine takes most of a minute to make a Python environment.
+        let body = json!({ "command": line, "user": "root", "timeout_s": 300 });
+        let done = self.server.exec(id, body).await.data().clone();
         let text = |name: &str| done[name].as_str().unwrap_or_default().to_owned();
         match done["exit_code"].as_i64() {
             Some(0) => Ok(text("stdout")),
@@ -70,7 +72,7 @@ impl Lab {
         let body = json!({
             "command": ["python3", "-c", format!("{PRELUDE}{script}")],
             "user": "root",
-            "timeout_s": 60,
+            "timeout_s": 120,
         });
         let done = self.server.exec(id, body).await.data().clone();
         match done["exit_code"].as_i64() {
