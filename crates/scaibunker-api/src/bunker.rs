@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
-    ids::{BunkerId, EventId, ImageId, TenantId, UserId, WorkerId},
+    ids::{BunkerId, EventId, ImageId, SnapshotId, TenantId, UserId, WorkerId},
     time,
 };
 
@@ -160,7 +160,7 @@ pub struct CreateBunker {
     pub image: String,
     /// Start from this snapshot instead of an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot_id: Option<String>,
+    pub snapshot_id: Option<SnapshotId>,
     #[serde(default)]
     pub lifecycle_mode: LifecycleMode,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -247,6 +247,9 @@ pub struct Bunker {
     pub worker_id: Option<WorkerId>,
     pub image_id: ImageId,
     pub image: String,
+    /// The snapshot that it started from.
+    #[serde(default)]
+    pub snapshot_id: Option<SnapshotId>,
     pub lifecycle_mode: LifecycleMode,
     pub name: Option<String>,
     pub label_set: BTreeMap<String, String>,

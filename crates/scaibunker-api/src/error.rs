@@ -109,6 +109,10 @@ error_codes! {
     /// Some quota that applies to the caller would be exceeded; `details` have its profile, bucket,
     /// resource, current, cap and what was requested.
     BunkerQuotaExceeded = "BUNKER_QUOTA_EXCEEDED", TOO_MANY_REQUESTS;
+    /// The snapshot is still being made, or failed.
+    SnapshotNotReady = "SNAPSHOT_NOT_READY", CONFLICT;
+    /// What was stored of a snapshot is not what was written; the message says where.
+    SnapshotDamaged = "SNAPSHOT_DAMAGED", CONFLICT;
     /// The name, subject or membership exists already.
     AlreadyExists = "ALREADY_EXISTS", CONFLICT;
     /// Other objects still depend on it; the message names them.

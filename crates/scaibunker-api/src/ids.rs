@@ -139,6 +139,10 @@ ids! {
     WorkerId = "wrk_";
     /// A bridge on a worker.
     BridgeId = "brg_";
+    /// A snapshot.
+    SnapshotId = "snp_";
+    /// An object with chunks of a tenant's snapshots.
+    PackId = "pck_";
     /// One command run in a bunker.
     ExecId = "exe_";
     /// A tenant.

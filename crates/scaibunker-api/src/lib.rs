@@ -19,6 +19,7 @@ pub mod interface;
 pub mod permission;
 pub mod quota;
 pub mod shell;
+pub mod snapshot;
 pub mod storage;
 pub mod time;
 pub mod worker;
