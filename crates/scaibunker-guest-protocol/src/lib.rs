@@ -7,6 +7,8 @@
 //! | `POST /prepare` | [`identity::Prepare`] → mounts the disks, takes a first identity; once, before the template is kept; 204 |
 //! | `POST /identify` | [`identity::Identity`] → new entropy, clock and names; 204 |
 //! | `POST /clock` | [`identity::SetClock`] → the wall clock; 204 |
+//! | `POST /freeze` | everything is written to the disk, and nothing more until `/thaw`, or for 10 s; 204 |
+//! | `POST /thaw` | 204; 409 if it was not frozen (any more) |
 //! | `POST /exec` | exec frames both ways, see [`frame`] |
 //! | `POST /execs/{id}/signal` | [`exec::SendSignal`] → the command's process group; 204 |
 //! | `POST /execs/{id}/resize` | [`exec::TerminalSize`] → the command's terminal; 204 |

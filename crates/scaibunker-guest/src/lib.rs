@@ -19,6 +19,7 @@ mod cgroup;
 mod error;
 mod exec;
 mod files;
+mod freeze;
 mod identity;
 mod log;
 mod network;

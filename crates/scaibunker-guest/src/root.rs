@@ -12,7 +12,10 @@ use rustix::{
 };
 use scaibunker_guest_protocol::{BASE_DISK_SERIAL, SCRATCH_DISK_SERIAL};
 
-use crate::{boot::find_disk, error::AgentError, root_files};
+use crate::{boot::find_disk, check, error::AgentError, root_files};
+
+/// `_IO(0x12, 97)` of the kernel's `fs.h`.
+const BLKFLSBUF: libc::Ioctl = 0x1261;
 
 /// No initialisation in the background: it would write to an idle bunker's disk, and every
 /// block it wrote would count as used on the host.
@@ -68,6 +71,7 @@ const MOUNTS: [Mount; 8] = [
 #[derive(Debug)]
 pub struct BunkerRoot {
     dir: OwnedFd,
+    disk: OwnedFd,
 }
 
 impl BunkerRoot {
@@ -78,16 +82,19 @@ impl BunkerRoot {
         for dir in ["/base", "/scratch", "/bunker"] {
             fs::create_dir(dir).map_err(AgentError::io(format!("make {dir}")))?;
         }
+        forget_cached_blocks(&scratch)?;
         attach(&base, "/base", "ext4", MountFlags::RDONLY, "")?;
         attach(&scratch, "/scratch", "ext4", MountFlags::NOATIME, SCRATCH_OPTIONS)?;
         for dir in ["/scratch/upper", "/scratch/work"] {
             fs::create_dir_all(dir).map_err(AgentError::io(format!("make {dir}")))?;
         }
         attach("overlay", "/bunker", "overlay", MountFlags::NOATIME, OVERLAY_OPTIONS)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = openat(CWD, "/bunker", flags, Mode::empty())
-            .map_err(AgentError::io("open the bunker's root"))?;
-        let root = Self { dir };
+        let open = |path: &str, flags| {
+            openat(CWD, path, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(AgentError::io(format!("open {path}")))
+        };
+        let root =
+            Self { dir: open("/bunker", OFlags::PATH)?, disk: open("/scratch", OFlags::RDONLY)? };
         for mount in &MOUNTS {
             let point = root.directory(mount.path)?;
             let target = format!("/proc/self/fd/{}", point.as_raw_fd());
@@ -103,7 +110,13 @@ impl BunkerRoot {
     /// A directory in the bunker's place.
     #[cfg(test)]
     pub fn at(dir: &std::path::Path) -> Self {
-        Self { dir: fs::File::open(dir).unwrap().into() }
+        let open = || fs::File::open(dir).unwrap().into();
+        Self { dir: open(), disk: open() }
+    }
+
+    /// The root of the file system on the bunker's own disk.
+    pub fn disk(&self) -> &OwnedFd {
+        &self.disk
     }
 
     /// The root directory.
@@ -135,6 +148,15 @@ impl BunkerRoot {
         }
         Ok(())
     }
+}
+
+/// The kernel has read the disk's first blocks when it found it. The host may have put another file
+/// system there since.
+fn forget_cached_blocks(device: &str) -> Result<(), AgentError> {
+    let failed = || AgentError::io(format!("forget the blocks of {device}"));
+    let device = fs::File::open(device).map_err(failed())?;
+    // SAFETY: the request has no argument.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF) }).map(drop).map_err(failed())
 }
 
 fn attach(

@@ -28,6 +28,7 @@ use crate::{
     error::AgentError,
     exec::{self, Running},
     files::{self, FileThreads},
+    freeze::Freezer,
     identity::{self, EntropyPool},
     log::Log,
     reaper::Reaper,
@@ -73,6 +74,7 @@ pub struct Agent {
     pub running: Running,
     file_threads: FileThreads,
     entropy: EntropyPool,
+    freezer: Arc<Freezer>,
     /// Set at the first `prepare`: a failed one leaves half a root, and the host ends the VM.
     is_prepared: AtomicBool,
     root: OnceLock<Arc<BunkerRoot>>,
@@ -88,6 +90,7 @@ impl Agent {
             running: Running::default(),
             file_threads: FileThreads::default(),
             entropy: EntropyPool::open()?,
+            freezer: Arc::default(),
             is_prepared: AtomicBool::new(false),
             root: OnceLock::new(),
         }))
@@ -174,6 +177,14 @@ async fn route(
         }
         (&Method::POST, "/clock") => {
             identity::set_clock(read_json::<SetClock>(request).await?.unix_time_ns)?;
+            Ok(done)
+        }
+        (&Method::POST, "/freeze") => {
+            agent.freezer.freeze(agent.root()?).await?;
+            Ok(done)
+        }
+        (&Method::POST, "/thaw") => {
+            agent.freezer.thaw(agent.root()?).await?;
             Ok(done)
         }
         (&Method::POST, "/exec") => {

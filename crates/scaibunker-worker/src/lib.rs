@@ -24,6 +24,7 @@ pub mod oci;
 pub mod pool;
 pub mod scratch;
 pub mod seat;
+pub mod snapshots;
 pub mod storage;
 pub mod supervisor;
 #[cfg(test)]

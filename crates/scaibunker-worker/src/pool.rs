@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use scaibunker_snapshot::link::RestoreDisk;
 use tokio::{
     sync::{Notify, OnceCell, Semaphore},
     time::{Duration, sleep},
@@ -21,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     assets::BakedImage,
-    engine::{EngineError, Shape, Template},
+    engine::{DiskStart, EngineError, Shape, Template},
     images::Images,
     jail::CpuPriority,
+    snapshots::Snapshots,
     vm::{Host, Vm, VmError},
 };
 
@@ -64,6 +66,20 @@ pub struct Pool {
     foreground: Semaphore,
     waiting: AtomicUsize,
     taken: Notify,
+}
+
+/// A snapshot that a disk is made from, and where it is read.
+#[derive(Clone)]
+pub struct Restore {
+    pub disk: RestoreDisk,
+    pub snapshots: Snapshots,
+}
+
+/// The shapes of which ready VMs are kept, the hottest first. What a disk is restored from differs each
+/// time.
+fn warm_shapes(recent: &[Shape]) -> impl Iterator<Item = &Shape> {
+    let fresh = recent.iter().rev().filter(|shape| shape.disk == DiskStart::Fresh);
+    fresh.take(MAX_WARM_SHAPES)
 }
 
 /// What becomes of a VM that was just made.
@@ -116,6 +132,18 @@ impl Pool {
         self.in_foreground(self.make(shape, CpuPriority::Normal, Then::Run)).await
     }
 
+    /// A VM of that shape whose disk is a snapshot's, for a caller who waits.
+    pub async fn make_restored(&self, shape: &Shape, restore: &Restore) -> Result<Vm, VmError> {
+        self.ask_for(shape);
+        let making = async {
+            let template = self.template(shape).await?;
+            let mut vm = self.host.spawn(&template, CpuPriority::Normal).await?;
+            let made = vm.restore_with_disk(&template, restore).await;
+            vm.unless_failed(made).await
+        };
+        self.in_foreground(making).await
+    }
+
     /// Makes a VM with GPUs, which is never kept ready.
     pub async fn make_with_gpus(&self, shape: &Shape, count: u32) -> Result<Vm, VmError> {
         let image = self.image_of(shape)?;
@@ -154,8 +182,8 @@ impl Pool {
             recent.drain(..recent.len().saturating_sub(MAX_TEMPLATES));
             let is_wanted = |shape: &Shape| recent.contains(shape) || prepared.contains(shape);
             self.templates().retain(|shape, _| is_wanted(shape));
-            let warm = &recent[recent.len().saturating_sub(MAX_WARM_SHAPES)..];
-            ready.extract_if(|shape, _| !warm.contains(shape)).flat_map(|(_, vms)| vms).collect()
+            let warm: Vec<_> = warm_shapes(recent).collect();
+            ready.extract_if(|shape, _| !warm.contains(&shape)).flat_map(|(_, vms)| vms).collect()
         };
         for vm in cold {
             tokio::spawn(vm.destroy());
@@ -255,8 +283,7 @@ impl Pool {
         }
         let shelf = self.shelf();
         let count = |shape: &Shape| shelf.ready.get(shape).map_or(0, VecDeque::len);
-        let mut warm = shelf.recent.iter().rev().take(MAX_WARM_SHAPES);
-        warm.find(|shape| count(shape) < self.pool_size).cloned()
+        warm_shapes(&shelf.recent).find(|shape| count(shape) < self.pool_size).cloned()
     }
 
     async fn make(&self, shape: &Shape, priority: CpuPriority, then: Then) -> Result<Vm, VmError> {

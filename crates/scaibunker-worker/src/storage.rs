@@ -27,6 +27,18 @@ pub enum StorageError {
     Unexpected(StatusCode),
 }
 
+impl StorageError {
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Http(_) | Self::Unexpected(_) => true,
+            Self::NotFound(_) => false,
+            Self::Refused(error) => error.code.http_status().is_server_error(),
+        }
+    }
+}
+
 /// One storage proxy and the worker token for it.
 pub struct StorageClient {
     http: HttpClient<Body>,

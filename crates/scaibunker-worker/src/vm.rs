@@ -11,11 +11,12 @@
 //! order.
 
 use std::{
+    fs::{File, OpenOptions},
     io,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use scaibunker_api::{bunker::NetworkProfile, ids::BunkerId};
@@ -26,19 +27,25 @@ use uuid::Uuid;
 use crate::{
     assets::BakedImage,
     channel::{ChannelError, GuestChannel},
-    engine::{Engine, EngineError, MicroVm, Nics, Shape, Template},
+    engine::{DiskStart, Engine, EngineError, MicroVm, Nics, Shape, Template},
     gpus::Gpus,
     guest_log,
     jail::{Cgroup, CgroupLimits, CgroupRoot, CpuPriority, JailError, JailedProcess},
     network::{NetworkError, Networks, VmNetwork},
-    scratch::{ScratchDisks, ScratchError},
+    pool::Restore,
+    scratch::{DEVICE_BYTES, ScratchDisks, ScratchError},
     seat::{Seat, SeatError, UidSlots},
+    snapshots::{self, RestoreError},
+    supervisor::Copied,
     vitals::Vitals,
     vm_home::{Claim, Pause, VmHome},
 };
 
 /// A guest confirms its identity in milliseconds; one that takes this long is given up.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(20);
+
+/// The guest writes out what it has not written yet, which may be much.
+const FREEZE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A template boots in 1–3 s and warms up for a few more; a loaded host takes longer.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
@@ -73,6 +80,16 @@ pub enum VmError {
     Network(#[from] NetworkError),
     #[error("the worker cannot make networks; its log says why")]
     NoNetworks,
+    #[error(
+        "the bunker was made by an earlier version, whose disks cannot be copied while it runs"
+    )]
+    OldDisk,
+    #[error("the guest did not hold its file system still")]
+    Freeze(#[source] ChannelError),
+    #[error("the VMM could not copy the disk")]
+    Copy(#[source] EngineError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     #[error("the worker has no {0} GPUs free")]
     NoGpus(u32),
     #[error("cannot {what}")]
@@ -120,9 +137,11 @@ impl Host {
         let disk = scratch.file.try_clone().map_err(io_failed("copy a descriptor"))?;
         let machine = self.engine.boot(shape, image, &mut seat, scratch).await?;
         let channel = GuestChannel::connect(&seat.home, BOOT_LIMIT).await?;
-        let identity = fresh_identity("template".to_owned())?;
-        let prepare = Prepare { identity, warm_up: image.config.warm_up.clone() };
-        channel.post("/prepare", &prepare, "", BOOT_LIMIT).await?;
+        if shape.disk == DiskStart::Fresh {
+            let identity = fresh_identity("template".to_owned())?;
+            let prepare = Prepare { identity, warm_up: image.config.warm_up.clone() };
+            channel.post("/prepare", &prepare, "", BOOT_LIMIT).await?;
+        }
         drop(channel);
         let saved = machine.save().await?;
         Ok(Template { shape: shape.clone(), image: image.clone(), saved, scratch: disk })
@@ -235,6 +254,28 @@ impl Vm {
         Ok(())
     }
 
+    /// Continues from the state of a template that has not mounted its disk, with a snapshot on the
+    /// disk, and becomes unique.
+    pub async fn restore_with_disk(
+        &mut self,
+        template: &Template,
+        restore: &Restore,
+    ) -> Result<(), VmError> {
+        let path = self.seat.home.scratch_path();
+        let disk = OpenOptions::new().write(true).open(&path);
+        let disk = disk.map_err(io_failed("open a VM's disk"))?;
+        // Without what the template's disk began with.
+        disk.set_len(0)
+            .and_then(|()| disk.set_len(DEVICE_BYTES))
+            .map_err(io_failed("empty a disk"))?;
+        let disk_bytes = u64::from(template.shape.disk_mb) << 20;
+        let storage = restore.snapshots.storage();
+        snapshots::restore(storage, &restore.disk, &Arc::new(disk), disk_bytes).await?;
+        self.machine.restore(template).await?;
+        self.machine.resume().await?;
+        self.prepare().await
+    }
+
     /// That of a VM which no bunker has claimed.
     fn first_identity(&self) -> Result<Identity, VmError> {
         let network = self.seat.network.as_ref().and_then(VmNetwork::known_before);
@@ -340,6 +381,53 @@ impl Vm {
         let clock = SetClock { unix_time_ns: unix_time_ns()? };
         self.channel()?.post("/clock", &clock, request_id, CONFIRM_LIMIT).await?;
         self.seat.home.set_paused(None).map_err(io_failed("write a VM's record"))
+    }
+
+    /// Copies the disk as it is at one moment into an empty file. Whatever the guest has written is in
+    /// it: a paused guest is woken for as long as it takes to write that out.
+    pub async fn copy_disk(&mut self, target: &File, request_id: &str) -> Result<Copied, VmError> {
+        let disk_mb = self.owner().map_or(0, |claim| claim.disk_mb);
+        if disk_mb == 0 {
+            return Err(VmError::OldDisk);
+        }
+        let disk_bytes = u64::from(disk_mb) << 20;
+        target.set_len(disk_bytes).map_err(io_failed("size the copy of a disk"))?;
+        let was_paused = self.paused().is_some();
+        if was_paused {
+            self.machine.resume().await?;
+        }
+        let copied = self.copy_frozen_disk(target, request_id).await;
+        if was_paused {
+            self.machine.pause().await?;
+        }
+        Ok(Copied { disk_bytes, frozen: copied? })
+    }
+
+    /// How long the file system was frozen.
+    async fn copy_frozen_disk(
+        &mut self,
+        target: &File,
+        request_id: &str,
+    ) -> Result<Duration, VmError> {
+        if self.channel.is_none() {
+            self.connect(CONFIRM_LIMIT).await?;
+        }
+        let channel = self.channel()?;
+        channel.post("/freeze", &(), request_id, FREEZE_LIMIT).await.map_err(VmError::Freeze)?;
+        let began = Instant::now();
+        let mut thawed = None;
+        let thaw = async {
+            let done = channel.post("/thaw", &(), request_id, CONFIRM_LIMIT).await;
+            thawed = Some(done.map(|_| began.elapsed()));
+        };
+        let copied = self.machine.copy_disk(target, Box::pin(thaw)).await;
+        // What was not frozen until the copy had begun is of no one moment.
+        let frozen = match thawed {
+            Some(thawed) => thawed.map_err(VmError::Freeze)?,
+            None => began.elapsed(),
+        };
+        copied.map_err(VmError::Copy)?;
+        Ok(frozen)
     }
 
     /// Whether the bunker is paused, by the record.

@@ -80,6 +80,9 @@ pub struct Claim {
     /// What it may reach.
     #[serde(default)]
     pub network: StartNetwork,
+    /// Size of its disk; 0 of one made before that was written down.
+    #[serde(default)]
+    pub disk_mb: u32,
 }
 
 impl ProcessMark {

@@ -37,6 +37,7 @@ use crate::{
     pool::Pool,
     scratch::{ScratchDisks, ScratchError},
     seat::{Seat, SeatError, UidSlots},
+    snapshots::Snapshots,
     storage::{StorageClient, StorageError},
     supervisor::Supervisor,
     vm::{Host, VmError},
@@ -171,6 +172,7 @@ impl Worker {
         let data_dir = config.data_dir.clone();
         let identity = Identity {
             supervisor: Arc::clone(&supervisor),
+            snapshots: Snapshots::new(Arc::clone(&storage), config.vms_dir()),
             storage,
             images: images.clone(),
             introduction,

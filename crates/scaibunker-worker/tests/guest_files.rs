@@ -60,6 +60,7 @@ async fn lab() -> Lab {
         env: BTreeMap::new(),
         started_at: jiff::Timestamp::now(),
         network: scaibunker_api::worker::StartNetwork::default(),
+        disk_mb: 64,
     };
     vm.claim(claim, 1000, 256, "req_test").await.unwrap();
     let guest = vm.channel().unwrap();

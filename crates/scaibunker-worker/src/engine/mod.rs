@@ -5,6 +5,7 @@ pub mod qemu;
 use std::{fs::File, io, os::fd::OwnedFd, sync::Arc};
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio::net::UnixStream;
 
 use crate::{
@@ -24,6 +25,17 @@ pub struct Shape {
     pub memory_mb: u32,
     pub disk_mb: u32,
     pub nics: Nics,
+    pub disk: DiskStart,
+}
+
+/// What a clone's writable disk starts as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum DiskStart {
+    /// Empty, and mounted in the template already.
+    #[default]
+    Fresh,
+    /// Written before it is mounted, which the clone does.
+    Restored,
 }
 
 /// Network devices, and where they lead.
@@ -59,6 +71,7 @@ impl Shape {
             memory_mb: image.config.default_memory_mb,
             disk_mb: image.config.default_disk_mb,
             nics: Nics::None,
+            disk: DiskStart::Fresh,
         }
     }
 }
@@ -143,6 +156,14 @@ pub trait MicroVm: Send + Sync {
     async fn resume(&mut self) -> Result<(), EngineError>;
     /// Stops the guest; one that stands still already is fine.
     async fn pause(&mut self) -> Result<(), EngineError>;
+    /// Copies the writable disk as it is at this moment into `target`, which is as long as the disk and
+    /// empty; the guest may go on writing as soon as `begun` is called. A guest that stands still is
+    /// copied as well.
+    async fn copy_disk(
+        &mut self,
+        target: &File,
+        begun: BoxFuture<'_, ()>,
+    ) -> Result<(), EngineError>;
     /// Stops a booted guest, keeps its memory and device state, and ends the VMM.
     async fn save(self: Box<Self>) -> Result<SavedVm, EngineError>;
     /// Gives up the control connection and keeps the process.

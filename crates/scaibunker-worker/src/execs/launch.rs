@@ -79,6 +79,7 @@ mod tests {
             env: BTreeMap::from([("A".into(), "bunker".into()), ("B".into(), "bunker".into())]),
             started_at: jiff::Timestamp::UNIX_EPOCH,
             network: scaibunker_api::worker::StartNetwork::default(),
+            disk_mb: 64,
         }
     }
 

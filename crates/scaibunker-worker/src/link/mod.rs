@@ -18,6 +18,7 @@ mod images;
 mod input;
 mod links;
 mod routes;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +46,9 @@ pub use self::{
     links::Links,
     routes::router,
 };
-use crate::{chain, images::Images, storage::StorageClient, supervisor::Supervisor};
+use crate::{
+    chain, images::Images, snapshots::Snapshots, storage::StorageClient, supervisor::Supervisor,
+};
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
@@ -72,6 +75,7 @@ pub struct Identity {
     pub supervisor: Arc<Supervisor>,
     pub storage: Arc<StorageClient>,
     pub images: Images,
+    pub snapshots: Snapshots,
     /// What the worker says of itself, but its id.
     pub introduction: RegisterWorker,
     /// The id that the first controller gave; held while it is asked.
@@ -194,8 +198,9 @@ impl Link {
         connection: Upgraded,
         shutdown: &CancellationToken,
     ) -> Result<(), LinkError> {
-        let Identity { supervisor, storage, images, .. } = &*self.worker;
-        let routes = router(Arc::clone(supervisor), Arc::clone(storage), images.clone());
+        let Identity { supervisor, storage, images, snapshots, .. } = &*self.worker;
+        let (supervisor, storage) = (Arc::clone(supervisor), Arc::clone(storage));
+        let routes = router(supervisor, storage, images.clone(), snapshots.clone());
         let served = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)

@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use scaibunker_api::{
     REQUEST_ID_HEADER,
@@ -24,8 +24,8 @@ use scaibunker_guest_protocol::files::{
 use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
 
-use super::{bridges, commit, exec, execs, files::pass, images};
-use crate::{images::Images, storage::StorageClient, supervisor::Supervisor};
+use super::{bridges, commit, exec, execs, files::pass, images, snapshots};
+use crate::{images::Images, snapshots::Snapshots, storage::StorageClient, supervisor::Supervisor};
 
 type Supervised = State<Arc<Supervisor>>;
 
@@ -35,6 +35,13 @@ struct Parts {
     supervisor: Arc<Supervisor>,
     storage: Arc<StorageClient>,
     images: Images,
+    snapshots: Snapshots,
+}
+
+impl FromRef<Parts> for Snapshots {
+    fn from_ref(parts: &Parts) -> Self {
+        parts.snapshots.clone()
+    }
 }
 
 impl FromRef<Parts> for Images {
@@ -56,7 +63,12 @@ impl FromRef<Parts> for Arc<StorageClient> {
 }
 
 /// The worker's routes, without a connection to serve them on.
-pub fn router(supervisor: Arc<Supervisor>, storage: Arc<StorageClient>, images: Images) -> Router {
+pub fn router(
+    supervisor: Arc<Supervisor>,
+    storage: Arc<StorageClient>,
+    images: Images,
+    snapshots: Snapshots,
+) -> Router {
     let files = Router::<Parts>::new()
         .route("/files", get(pass::<FileCall>).put(pass::<WriteCall>).delete(pass::<DeleteCall>))
         .route("/files/stat", get(pass::<FileCall>))
@@ -77,16 +89,20 @@ pub fn router(supervisor: Arc<Supervisor>, storage: Arc<StorageClient>, images: 
     Router::new()
         .route("/bunkers", get(list))
         .route("/bunkers/{id}", get(show).put(start).delete(remove))
+        .route("/bunkers/{id}/from-snapshot", put(snapshots::start))
+        .route("/bunkers/{id}/snapshots/{snapshot_id}", put(snapshots::take))
         .route("/bunkers/{id}/pause", post(pause))
         .route("/bunkers/{id}/resume", post(resume))
         .route("/bunkers/{id}/metrics", get(metrics))
         .nest("/bunkers/{id}", files.merge(execs))
         .route("/images", get(images::list))
         .route("/images/{id}", get(images::show).put(images::ensure).delete(images::forget))
+        .route("/snapshots/{snapshot_id}", delete(snapshots::forget))
+        .route("/snapshots/{snapshot_id}/store", post(snapshots::store))
         .route("/bridges/{name}", put(bridges::ensure).delete(bridges::remove))
         .fallback(unknown_route)
         .layer(middleware::from_fn(with_request_id))
-        .with_state(Parts { supervisor, storage, images })
+        .with_state(Parts { supervisor, storage, images, snapshots })
 }
 
 /// A failure as it goes over the link.
@@ -140,7 +156,7 @@ async fn start(
     body: Bytes,
 ) -> Result<Json<BunkerReport>, Failure> {
     let spec: StartBunker = read_json(&body)?;
-    Ok(Json(supervisor.start(id, spec, request_id(&headers)).await?))
+    Ok(Json(supervisor.start(id, spec, None, request_id(&headers)).await?))
 }
 
 async fn pause(

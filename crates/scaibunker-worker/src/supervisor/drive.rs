@@ -1,7 +1,7 @@
 //! Driving one bunker: this task alone owns its VM, carries out what is ordered, and publishes
 //! what became of it.
 
-use std::sync::Arc;
+use std::{fs::File, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use scaibunker_api::{
@@ -33,12 +33,19 @@ pub(super) enum Want {
     Resume,
 }
 
-/// A [`Want`] and whoever waits for it.
+/// What is ordered of a bunker's driver, by whoever waits for it.
 #[derive(Debug)]
-pub(super) struct Order {
-    pub want: Want,
-    pub request_id: String,
-    pub done: oneshot::Sender<Result<(), ErrorBody>>,
+pub(super) enum Order {
+    Swing { want: Want, request_id: String, done: oneshot::Sender<Result<(), ErrorBody>> },
+    CopyDisk { target: File, request_id: String, done: oneshot::Sender<Result<Copied, ErrorBody>> },
+}
+
+/// A copy of a bunker's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    pub disk_bytes: u64,
+    /// How long nothing could be written in the bunker.
+    pub frozen: Duration,
 }
 
 /// A bunker with its VM.
@@ -123,26 +130,53 @@ impl Driven<'_> {
                 reason = self.vm.ended() => return reason,
                 Some(order) = orders.recv() => order,
             };
-            let done = match (order.want, self.vm.paused().is_some()) {
-                (Want::Pause, false) => self.pause().await,
-                (Want::Resume, true) => self.resume(&order.request_id).await,
-                (Want::Pause, true) | (Want::Resume, false) => Ok(()),
-            };
             // A caller that has gone needs no answer, here and below.
-            let _ = match done {
-                Ok(()) => order.done.send(Ok(())),
-                // A VMM that does not obey cannot be kept: nobody knows whether the guest runs.
-                Err(VmError::Engine(error)) => {
-                    // It may be just about to end, which is the better reason.
-                    let ended = timeout(END_LIMIT, self.vm.ended()).await;
-                    let reason = ended.unwrap_or_else(|_| chain(&error));
-                    let message = format!("bunker {} was lost: {reason}", self.id);
-                    let _ = order.done.send(Err(ErrorBody::new(ErrorCode::BunkerLost, message)));
-                    return reason;
+            match order {
+                Order::Swing { want, request_id, done } => {
+                    let swung = match (want, self.vm.paused().is_some()) {
+                        (Want::Pause, false) => self.pause().await,
+                        (Want::Resume, true) => self.resume(&request_id).await,
+                        (Want::Pause, true) | (Want::Resume, false) => Ok(()),
+                    };
+                    let what = match want {
+                        Want::Pause => "could not be paused and runs on",
+                        Want::Resume => "could not be resumed and stays paused",
+                    };
+                    if let Some(reason) = self.answer(what, swung, done).await {
+                        return reason;
+                    }
                 }
-                Err(error) => order.done.send(Err(self.refused(order.want, &error))),
-            };
+                Order::CopyDisk { target, request_id, done } => {
+                    let copied = self.vm.copy_disk(&target, &request_id).await;
+                    if let Some(reason) = self.answer("could not be copied", copied, done).await {
+                        return reason;
+                    }
+                }
+            }
         }
+    }
+
+    /// Tells what became of an order. Gives the reason if the bunker cannot be kept.
+    async fn answer<T>(
+        &mut self,
+        what: &str,
+        carried_out: Result<T, VmError>,
+        done: oneshot::Sender<Result<T, ErrorBody>>,
+    ) -> Option<String> {
+        let (answer, lost) = match carried_out {
+            Ok(value) => (Ok(value), None),
+            // A VMM that does not obey cannot be kept: nobody knows whether the guest runs.
+            Err(VmError::Engine(error)) => {
+                // It may be just about to end, which is the better reason.
+                let ended = timeout(END_LIMIT, self.vm.ended()).await;
+                let reason = ended.unwrap_or_else(|_| chain(&error));
+                let message = format!("bunker {} was lost: {reason}", self.id);
+                (Err(ErrorBody::new(ErrorCode::BunkerLost, message)), Some(reason))
+            }
+            Err(error) => (Err(self.refused(what, &error)), None),
+        };
+        let _ = done.send(answer);
+        lost
     }
 
     fn begin(&self) -> Result<(), VmError> {
@@ -208,13 +242,9 @@ impl Driven<'_> {
     }
 
     /// The error of an order that left the bunker as it was.
-    fn refused(&self, want: Want, error: &VmError) -> ErrorBody {
-        let (id, reason) = (self.id, chain(error));
-        tracing::warn!(bunker_id = %id, ?want, error = reason, "an order was not carried out");
-        let message = match want {
-            Want::Pause => format!("bunker {id} could not be paused and runs on: {reason}"),
-            Want::Resume => format!("bunker {id} could not be resumed and stays paused: {reason}"),
-        };
+    fn refused(&self, what: &str, error: &VmError) -> ErrorBody {
+        let message = format!("bunker {} {what}: {}", self.id, chain(error));
+        tracing::warn!(bunker_id = %self.id, message, "an order was not carried out");
         ErrorBody::new(ErrorCode::ProvisioningFailed, message)
     }
 }

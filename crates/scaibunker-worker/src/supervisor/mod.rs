@@ -11,6 +11,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
+    fs::File,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -29,6 +30,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::drive::Copied;
 use self::{
     bunker::Bunker,
     drive::{Order, Want},
@@ -37,11 +39,11 @@ use crate::{
     activity::{CpuSampler, SAMPLE_INTERVAL},
     bunker_state::{BunkerState, BunkerWatch, Guest, paused},
     chain,
-    engine::{Nics, Shape},
+    engine::{DiskStart, Nics, Shape},
     execs::Execs,
     jail::{Cgroup, JailedProcess},
     network::Networks,
-    pool::Pool,
+    pool::{Pool, Restore},
     vitals::Vitals,
     vm::{Vm, VmError},
     vm_home::{Claim, ProcessMark, VmHome},
@@ -86,6 +88,7 @@ impl Supervisor {
         self: &Arc<Self>,
         id: BunkerId,
         spec: StartBunker,
+        restore: Option<Restore>,
         request_id: String,
     ) -> Result<BunkerReport, ErrorBody> {
         if self.shutdown.is_cancelled() {
@@ -109,10 +112,11 @@ impl Supervisor {
                 env,
                 started_at,
                 network: spec.network.clone(),
+                disk_mb: spec.disk_mb,
             };
             let (supervisor, driven) = (Arc::clone(self), Arc::clone(&bunker));
             self.tasks.spawn(async move {
-                let started = supervisor.make(&spec, claim, &request_id).await;
+                let started = supervisor.make(&spec, restore.as_ref(), claim, &request_id).await;
                 supervisor.drive(id, &driven, orders, started_at, started).await;
                 drop(lease);
             });
@@ -143,16 +147,23 @@ impl Supervisor {
     async fn make(
         &self,
         spec: &StartBunker,
+        restore: Option<&Restore>,
         claim: Claim,
         request_id: &str,
     ) -> Result<Vm, VmError> {
+        let disk = if restore.is_some() { DiskStart::Restored } else { DiskStart::Fresh };
         let shape = Shape {
             image: spec.image.clone(),
             vcpus: spec.cpu_millicores.div_ceil(1000).max(1),
             memory_mb: spec.memory_mb,
             disk_mb: spec.disk_mb,
             nics: nics(&spec.network),
+            disk,
         };
+        if let Some(restore) = restore {
+            let vm = self.pool.make_restored(&shape, restore).await?;
+            return give(vm, claim, spec, request_id).await;
+        }
         if spec.gpu_count > 0 {
             let vm = self.pool.make_with_gpus(&shape, spec.gpu_count).await?;
             return give(vm, claim, spec, request_id).await;
@@ -170,19 +181,35 @@ impl Supervisor {
 
     /// Stops a bunker in the middle of what it does; one that is paused already is fine.
     pub async fn pause(&self, id: BunkerId, request_id: String) -> Result<(), ErrorBody> {
-        self.order(id, Want::Pause, request_id).await
+        let want = Want::Pause;
+        self.order(id, |done| Order::Swing { want, request_id, done }).await
     }
 
     /// Lets a paused bunker go on, with its clock set; one that runs already is fine.
     pub async fn resume(&self, id: BunkerId, request_id: String) -> Result<(), ErrorBody> {
-        self.order(id, Want::Resume, request_id).await
+        let want = Want::Resume;
+        self.order(id, |done| Order::Swing { want, request_id, done }).await
     }
 
-    async fn order(&self, id: BunkerId, want: Want, request_id: String) -> Result<(), ErrorBody> {
+    /// Copies a bunker's disk as it is at one moment into an empty file.
+    pub async fn copy_disk(
+        &self,
+        id: BunkerId,
+        target: File,
+        request_id: String,
+    ) -> Result<Copied, ErrorBody> {
+        self.order(id, |done| Order::CopyDisk { target, request_id, done }).await
+    }
+
+    async fn order<T>(
+        &self,
+        id: BunkerId,
+        order: impl FnOnce(oneshot::Sender<Result<T, ErrorBody>>) -> Order,
+    ) -> Result<T, ErrorBody> {
         let bunker = self.bunker(id)?;
         bunker.check_vm(id)?;
         let (done, answer) = oneshot::channel();
-        let sent = bunker.orders.send(Order { want, request_id, done }).await;
+        let sent = bunker.orders.send(order(done)).await;
         if sent.is_ok()
             && let Ok(done) = answer.await
         {
@@ -194,7 +221,8 @@ impl Supervisor {
         }
         // The driver has given its VM up, and is about to say so.
         bunker.watch().ended().await;
-        bunker.check_vm(id)
+        bunker.check_vm(id)?;
+        Err(ErrorBody::new(ErrorCode::BunkerLost, format!("bunker {id} was lost")))
     }
 
     /// Ends the bunker, frees everything it holds and forgets it. Unknown ids are fine.

@@ -108,6 +108,14 @@ impl MicroVm for VmDouble {
         self.told.take("stop")
     }
 
+    async fn copy_disk(
+        &mut self,
+        _: &std::fs::File,
+        _: futures_util::future::BoxFuture<'_, ()>,
+    ) -> Result<(), EngineError> {
+        cannot()
+    }
+
     async fn save(self: Box<Self>) -> Result<SavedVm, EngineError> {
         cannot()
     }
@@ -202,6 +210,7 @@ fn leave_behind(vms_dir: &Path, id: BunkerId, paused: Option<Pause>) -> Arc<Gues
         env: BTreeMap::new(),
         started_at: LONG_AGO,
         network: StartNetwork::default(),
+        disk_mb: 64,
     };
     home.set_claim(claim).unwrap();
     home.set_paused(paused).unwrap();

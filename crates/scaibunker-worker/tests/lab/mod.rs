@@ -8,7 +8,7 @@ use std::{
 use scaibunker_worker::{
     assets,
     engine::{
-        Nics, Shape,
+        DiskStart, Nics, Shape,
         qemu::{Accelerator, Qemu, version},
     },
     images::{ImageSettings, Images},
@@ -67,6 +67,7 @@ pub async fn lab(pool_size: usize) -> Lab {
         memory_mb: 256,
         disk_mb: 64,
         nics: Nics::None,
+        disk: DiskStart::Fresh,
     };
     let settings = ImageSettings {
         cache_dir: dir.path().join("images"),

@@ -30,7 +30,9 @@ use scaibunker_guest_protocol::{
     frame_reader::FrameReader,
 };
 use scaibunker_storage::{Objects, SigningSecret, WorkerToken};
-use scaibunker_worker::{engine::Shape, link, storage::StorageClient, supervisor::Supervisor};
+use scaibunker_worker::{
+    engine::Shape, link, snapshots::Snapshots, storage::StorageClient, supervisor::Supervisor,
+};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -67,10 +69,14 @@ impl Worker {
         let supervisor = Supervisor::new(Arc::clone(&lab.pool), stop.clone(), keep_bunkers);
         supervisor.follow_activity();
         let id = BunkerId::generate();
-        supervisor.start(id, spec(&lab.shape), "req_test".to_owned()).await.unwrap();
+        supervisor.start(id, spec(&lab.shape), None, "req_test".to_owned()).await.unwrap();
         let storage = Arc::new(StorageClient::new(&url, TOKEN).unwrap());
-        let routes =
-            link::router(Arc::clone(&supervisor), Arc::clone(&storage), lab.pool.images().clone());
+        let routes = link::router(
+            Arc::clone(&supervisor),
+            Arc::clone(&storage),
+            lab.pool.images().clone(),
+            Snapshots::new(Arc::clone(&storage), lab.pool.host().vms_dir.clone()),
+        );
         Self { id, routes, supervisor, storage, stop, lab }
     }
 

@@ -85,9 +85,10 @@ pub fn arguments(
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     add(&["-kernel", &PassedFile::Vmlinux.path(), "-initrd", &PassedFile::Initramfs.path()]);
     add(&["-append", &kernel_command_line(accelerator)]);
-    for (file, node, read_only) in [
-        (PassedFile::Base, BASE_DISK_SERIAL, true),
-        (PassedFile::Scratch, SCRATCH_DISK_SERIAL, false),
+    let disk_bytes = format!(",size={}", u64::from(shape.disk_mb) << 20);
+    for (file, node, read_only, size) in [
+        (PassedFile::Base, BASE_DISK_SERIAL, true, ""),
+        (PassedFile::Scratch, SCRATCH_DISK_SERIAL, false, disk_bytes.as_str()),
     ] {
         // Not by /proc/self/fd: opening that asks for permission anew, which the jail's uid lacks.
         let fd = file.number();
@@ -95,7 +96,7 @@ pub fn arguments(
         add(&[
             "-blockdev",
             &format!(
-                "driver=raw,node-name={node},read-only={},file.driver=file,file.filename=/dev/fdset/{fd},file.locking=off",
+                "driver=raw,node-name={node}{size},read-only={},file.driver=file,file.filename=/dev/fdset/{fd},file.locking=off",
                 on_off(read_only)
             ),
         ]);
@@ -144,7 +145,7 @@ mod tests {
     use std::slice;
 
     use super::*;
-    use crate::engine::Nics;
+    use crate::engine::{DiskStart, Nics};
 
     #[test]
     fn template_and_clone_differ_only_in_sharing_and_waiting() {
@@ -154,6 +155,7 @@ mod tests {
             memory_mb: 256,
             disk_mb: 64,
             nics: Nics::Gateway,
+            disk: DiskStart::Fresh,
         };
         let line = |role| {
             let args = arguments("vm", &shape, Accelerator::Kvm, role, &[]).unwrap();
@@ -173,6 +175,7 @@ mod tests {
             memory_mb: 256,
             disk_mb: 64,
             nics: Nics::None,
+            disk: DiskStart::Fresh,
         };
         let gpu = Gpu {
             address: "0000:41:00.0".to_owned(),

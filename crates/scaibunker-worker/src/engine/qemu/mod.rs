@@ -1,5 +1,6 @@
 //! QEMU's `microvm` machine: kvm where it really works, else tcg.
 
+mod backup;
 mod command;
 mod probe;
 mod qmp;
@@ -19,6 +20,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -316,6 +318,14 @@ impl MicroVm for QemuVm {
         // The main loop of a stopped VM waits for a timer on the guest's clock, which never
         // comes: it wakes up a thousand times a second, or without a pause.
         self.process.freeze().map_err(io_failed("stop the VMM"))
+    }
+
+    async fn copy_disk(
+        &mut self,
+        target: &File,
+        begun: BoxFuture<'_, ()>,
+    ) -> Result<(), EngineError> {
+        backup::copy(&mut self.qmp, target, begun).await
     }
 
     async fn save(mut self: Box<Self>) -> Result<SavedVm, EngineError> {

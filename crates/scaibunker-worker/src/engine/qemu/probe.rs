@@ -15,7 +15,7 @@ use crate::{
     assets::BakedImage,
     chain,
     channel::GuestChannel,
-    engine::{Engine as _, EngineError, Nics, Shape},
+    engine::{DiskStart, Engine as _, EngineError, Nics, Shape},
     scratch::ScratchDisk,
     seat::Seat,
 };
@@ -116,7 +116,14 @@ impl Qemu {
 /// The smallest VM that boots.
 #[must_use]
 pub fn probe_shape(image: &BakedImage) -> Shape {
-    Shape { image: image.digest.clone(), vcpus: 1, memory_mb: 256, disk_mb: 64, nics: Nics::None }
+    Shape {
+        image: image.digest.clone(),
+        vcpus: 1,
+        memory_mb: 256,
+        disk_mb: 64,
+        nics: Nics::None,
+        disk: DiskStart::Fresh,
+    }
 }
 
 fn remember(data_dir: &Path, verdict: &Verdict) -> io::Result<()> {

@@ -54,6 +54,11 @@ impl Qmp {
         self.send("getfd", json!({ "fdname": name }), &[fd]).await.map(drop)
     }
 
+    /// Gives QEMU a copy of the descriptor for `/dev/fdset/<set>`, with the rights that it is open with.
+    pub async fn add_fd(&mut self, set: u32, fd: BorrowedFd<'_>) -> Result<(), EngineError> {
+        self.send("add-fd", json!({ "fdset-id": set }), &[fd]).await.map(drop)
+    }
+
     async fn send(
         &mut self,
         command: &'static str,

@@ -47,6 +47,7 @@ use crate::{
     pool::Pool,
     scratch::{ScratchDisk, ScratchDisks},
     seat::{Seat, UidSlots},
+    snapshots::Snapshots,
     storage::StorageClient,
     supervisor::Supervisor,
     test_server::{TOKEN, storage_proxy},
@@ -135,6 +136,7 @@ impl Lab {
             env: BTreeMap::new(),
             started_at: jiff::Timestamp::UNIX_EPOCH,
             network: scaibunker_api::worker::StartNetwork::default(),
+            disk_mb: 64,
         };
         let supervisor = supervisor(dir.path());
         let file_calls = Arc::new(Semaphore::new(64));
@@ -142,7 +144,12 @@ impl Lab {
         let running = Guest { channel, claim, file_calls, activity: Arc::default() };
         supervisor.insert_running(id, running, &dir.path().join("home"));
         let storage = Arc::new(StorageClient::new(url, TOKEN).unwrap());
-        let routes = router(Arc::clone(&supervisor), storage, Images::none(dir.path()));
+        let routes = router(
+            Arc::clone(&supervisor),
+            Arc::clone(&storage),
+            Images::none(dir.path()),
+            Snapshots::new(storage, dir.path().to_owned()),
+        );
         Self { id, guest, supervisor, routes, dir }
     }
 

@@ -1,0 +1,99 @@
+//! Copies of the writable disk as it is at one moment, made by QEMU while the guest goes on: what the guest
+//! overwrites is copied first.
+
+use std::{fs::File, os::fd::AsFd as _, time::Duration};
+
+use futures_util::future::BoxFuture;
+use scaibunker_guest_protocol::SCRATCH_DISK_SERIAL;
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::qmp::Qmp;
+use crate::engine::EngineError;
+
+/// One at a time: the names need not differ.
+const JOB: &str = "backup";
+const TARGET: &str = "backup-target";
+/// Beyond those of the disks.
+const FD_SET: u32 = 1_000;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// Attempts to get rid of a job: ten seconds of them.
+const DISMISSALS: usize = 5_000;
+
+/// Copies the disk into `target`; `begun` runs once the moment has been.
+pub async fn copy(
+    qmp: &mut Qmp,
+    target: &File,
+    begun: BoxFuture<'_, ()>,
+) -> Result<(), EngineError> {
+    // What a worker that was killed meanwhile has left.
+    clear(qmp).await;
+    let copied = start(qmp, target).await;
+    begun.await;
+    let copied = match copied {
+        Ok(()) => finish(qmp).await,
+        Err(error) => Err(error),
+    };
+    clear(qmp).await;
+    copied
+}
+
+async fn start(qmp: &mut Qmp, target: &File) -> Result<(), EngineError> {
+    qmp.add_fd(FD_SET, target.as_fd()).await?;
+    let node = json!({
+        "driver": "raw",
+        "node-name": TARGET,
+        "discard": "unmap",
+        "detect-zeroes": "unmap",
+        "file": { "driver": "file", "filename": format!("/dev/fdset/{FD_SET}"), "locking": "off" },
+    });
+    qmp.execute("blockdev-add", node).await?;
+    let job = json!({
+        "job-id": JOB,
+        "device": SCRATCH_DISK_SERIAL,
+        "target": TARGET,
+        "sync": "full",
+        // Bytes a second, until the guest goes on: copying keeps QEMU from telling it that it may.
+        "speed": 1,
+        "auto-dismiss": false,
+    });
+    qmp.execute("blockdev-backup", job).await.map(drop)
+}
+
+async fn finish(qmp: &mut Qmp) -> Result<(), EngineError> {
+    // A small disk may be copied already; what became of the job is looked at below.
+    let _ = qmp.execute("block-job-set-speed", json!({ "device": JOB, "speed": 0 })).await;
+    loop {
+        let jobs = qmp.execute("query-jobs", json!({})).await?;
+        let job = jobs.as_array().and_then(|jobs| jobs.iter().find(|job| job["id"] == JOB));
+        let Some(job) = job else {
+            return Err(EngineError::Protocol("the copy of the disk is gone".to_owned()));
+        };
+        if job["status"] == "concluded" {
+            return match job["error"].as_str() {
+                None => Ok(()),
+                Some(error) => {
+                    let message = error.to_owned();
+                    Err(EngineError::Refused { command: "blockdev-backup", message })
+                }
+            };
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Whatever of it is not there is no error.
+async fn clear(qmp: &mut Qmp) {
+    let is_cancelled = qmp.execute("job-cancel", json!({ "id": JOB })).await.is_ok();
+    for _ in 0..DISMISSALS {
+        // One that was cancelled is dismissed when it has ended.
+        let dismissed = qmp.execute("job-dismiss", json!({ "id": JOB })).await;
+        if dismissed.is_ok() || !is_cancelled {
+            break;
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+    let _ = qmp.execute("blockdev-del", json!({ "node-name": TARGET })).await;
+    let _ = qmp.execute("remove-fd", json!({ "fdset-id": FD_SET })).await;
+}
