@@ -24,6 +24,7 @@ use crate::{
     quotas::Quotas,
     replicas::Replicas,
     scan::Scans,
+    snapshots::{self, KeyRing, Snapshots},
     store::{Store, StoreError},
     tasks::{Reconciler, TaskBoard},
 };
@@ -44,6 +45,7 @@ pub struct App {
     pub objects: Objects,
     pub images: Arc<Images>,
     pub bridges: Bridges,
+    pub snapshots: Arc<Snapshots>,
     /// Known faults of images.
     pub scans: Scans,
     pub reconciler: Reconciler,
@@ -94,6 +96,8 @@ pub struct Foundations {
     pub trusted_proxies: Vec<IpNet>,
     pub require_egress_audit: bool,
     pub audit_retention_days: u32,
+    pub snapshot_keys: KeyRing,
+    pub snapshot_retention_days: u32,
     pub trivy: PathBuf,
     /// Where images are scanned.
     pub scan_dir: PathBuf,
@@ -133,14 +137,25 @@ impl App {
             metrics: Arc::clone(&metrics),
             replicas: Arc::clone(&replicas),
             require_egress_audit: foundations.require_egress_audit,
+            snapshot_keys: foundations.snapshot_keys.clone(),
         };
         let bunkers = Bunkers::new(parts, tasks.clone(), drained.clone());
         let execs =
             Execs::new(Arc::clone(&bunkers), Arc::clone(&metrics), tasks.clone(), drained.clone());
         let files = Files::new(Arc::clone(&bunkers), draining.clone());
+        let snapshots = Snapshots::new(snapshots::Parts {
+            store: store.clone(),
+            objects: objects.clone(),
+            bunkers: Arc::clone(&bunkers),
+            replicas: Arc::clone(&replicas),
+            keys: foundations.snapshot_keys,
+            retention_days: foundations.snapshot_retention_days,
+            tasks: tasks.clone(),
+        });
         let transfers = Transfers::new(Arc::clone(&bunkers), objects.clone());
         let reconciler = Reconciler::new(store.clone(), Arc::clone(&fleet), Arc::clone(&bunkers));
         Ok(Arc::new(Self {
+            snapshots,
             bridges: Bridges::new(store.clone(), Arc::clone(&fleet)),
             iam: Iam::new(store.clone(), Arc::clone(&credentials)),
             quotas: Quotas::new(store.clone(), ledger.clone(), Arc::clone(&credentials)),

@@ -13,6 +13,9 @@ const DEFAULT_STALE_MULTIPLIER: u32 = 3;
 
 const DEFAULT_AUDIT_RETENTION_DAYS: u32 = 90;
 
+/// How long a snapshot is kept that nobody asked for by itself.
+pub const DEFAULT_SNAPSHOT_RETENTION_DAYS: u32 = 7;
+
 /// Settings of one controller.
 #[derive(Clone)]
 pub struct ControllerConfig {
@@ -39,6 +42,12 @@ pub struct ControllerConfig {
     pub capability_secret: Option<String>,
     /// The secret before that one: what it has sealed or signed is still accepted.
     pub capability_secret_previous: Option<String>,
+    /// What snapshots are encrypted with at rest. `None`: they are not.
+    pub snapshot_secret: Option<String>,
+    /// The secret before that one: snapshots that were encrypted with it are still read.
+    pub snapshot_secret_previous: Option<String>,
+    /// How long the last snapshots of deleted bunkers are kept, in days.
+    pub snapshot_retention_days: u32,
     /// What connections are encrypted with. `None`: they are not.
     pub tls: Option<TlsFiles>,
     /// Where clients find this server, such as `https://bunkers.example`, without a path: the base
@@ -112,6 +121,9 @@ impl ControllerConfig {
             objects: ObjectsConfig::default(),
             capability_secret: None,
             capability_secret_previous: None,
+            snapshot_secret: None,
+            snapshot_secret_previous: None,
+            snapshot_retention_days: DEFAULT_SNAPSHOT_RETENTION_DAYS,
             tls: None,
             public_url: None,
             advertise_url: None,

@@ -18,6 +18,7 @@ use crate::{
     ledger::{LedgerError, MemoryLedger, RedisLedger, SharedLedger},
     quotas::fill_ledger,
     server::{self, Endings, TlsError, TlsFiles},
+    snapshots::KeyRing,
     store::{Store, StoreError},
     tasks,
 };
@@ -126,6 +127,8 @@ impl Controller {
             trusted_proxies: config.trusted_proxies,
             require_egress_audit: config.require_egress_audit,
             audit_retention_days: config.audit_retention_days,
+            snapshot_keys: KeyRing::new(config.snapshot_secret, config.snapshot_secret_previous),
+            snapshot_retention_days: config.snapshot_retention_days,
             trivy: config.trivy,
             scan_dir: data_dir.scans(),
         })

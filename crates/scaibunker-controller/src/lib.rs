@@ -30,6 +30,7 @@ mod quotas;
 mod replicas;
 mod scan;
 pub mod server;
+pub mod snapshots;
 mod store;
 mod tasks;
 #[cfg(test)]
@@ -38,7 +39,7 @@ mod test_servers;
 mod workers;
 
 pub use self::{
-    config::{ControllerConfig, ObjectsConfig, RateLimits},
+    config::{ControllerConfig, DEFAULT_SNAPSHOT_RETENTION_DAYS, ObjectsConfig, RateLimits},
     controller::{Controller, ControllerError},
     credentials::OidcConfig,
     data_dir::DataDirError,

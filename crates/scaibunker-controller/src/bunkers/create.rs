@@ -21,6 +21,7 @@ use scaibunker_api::{
     image::Image,
     worker::{BunkerReport, EnsureImage, StartBunker, StartNetwork, WorkerBunkerState},
 };
+use scaibunker_snapshot::link::{RestoreDisk, StartFromSnapshot};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::{
@@ -35,11 +36,15 @@ use crate::{
     domain::{
         actor::Actor,
         bunker::{Bunker, Event},
-        create, network,
+        create,
+        image::ImageRecord,
+        network,
+        snapshot::{SnapshotRecord, check_disk},
     },
     failure::{Failure, chain},
     fleet::{Link, LinkError, Place},
     images::placement::fetched,
+    snapshots::to_restore,
     store::{IdempotencyKey, Inserted, StoreError, StoredKey},
 };
 
@@ -74,6 +79,8 @@ struct Start {
     image: Image,
     /// What the worker has to be asked first, if it does not have the image.
     fetch: Option<EnsureImage>,
+    /// What its disk starts as, if that is a snapshot.
+    restore: Option<RestoreDisk>,
     key: Option<IdempotencyKey>,
     reservation: Reservation,
     guard: StartGuard,
@@ -105,7 +112,11 @@ impl Bunkers {
         }
         let interfaces = request.interfaces.as_deref().unwrap_or_default();
         let bridged = workers_with(&self.store, request.network_profile, interfaces).await?;
-        let image = self.images.named(actor, &request.image).await?;
+        let (request, restore) = self.resolve_snapshot(actor, request).await?;
+        let image = match &restore {
+            None => self.images.named(actor, &request.image).await?,
+            Some((snapshot, _)) => self.image_of(actor, snapshot).await?,
+        };
         let id = BunkerId::generate();
         tracing::Span::current().record("bunker_id", tracing::field::display(id));
         let spec = create::resolve(request, &image.image);
@@ -124,6 +135,7 @@ impl Bunkers {
         let start = Start {
             bunker: bunker.clone(),
             fetch: if has_image { None } else { self.images.ask_for_one_bunker(&image) },
+            restore: restore.map(|(_, disk)| disk),
             image: image.image,
             key: key.clone(),
             reservation,
@@ -157,6 +169,32 @@ impl Bunkers {
             (Ok(Err(error)), _) => Err(error.into()),
             _ => Err(interrupted()),
         }
+    }
+
+    /// The snapshot that is to be started from, and the request with what that says.
+    async fn resolve_snapshot(
+        &self,
+        actor: &Actor,
+        request: CreateBunker,
+    ) -> Result<(CreateBunker, Option<(SnapshotRecord, RestoreDisk)>), Failure> {
+        let Some(id) = request.snapshot_id else { return Ok((request, None)) };
+        let (record, disk) = to_restore(&self.store, &self.snapshot_keys, actor, id).await?;
+        check_disk(request.disk_mb, record.spec.disk_mb)?;
+        Ok((create::from_snapshot(request, &record.spec), Some((record, disk))))
+    }
+
+    /// The image below a snapshot, which means nothing on another one.
+    async fn image_of(
+        &self,
+        actor: &Actor,
+        snapshot: &SnapshotRecord,
+    ) -> Result<ImageRecord, Failure> {
+        let image = self.images.named(actor, &snapshot.shown.image_id.to_string()).await?;
+        if image.image.digest.as_deref() == Some(snapshot.image_digest.as_str()) {
+            return Ok(image);
+        }
+        let message = format!("the image below snapshot {} is another one now", snapshot.shown.id);
+        Err(Failure::new(ErrorCode::ImageNotFound, message))
     }
 
     async fn answer(
@@ -256,7 +294,15 @@ impl Bunkers {
                 egress_audit: bunker.spec.egress_audit,
             },
         };
-        let starting = link.start(id, &spec, request_id);
+        let starting = async {
+            match start.restore.clone() {
+                None => link.start(id, &spec, request_id).await,
+                Some(disk) => {
+                    let start = StartFromSnapshot { start: spec, disk };
+                    link.start_from_snapshot(id, &start, request_id).await
+                }
+            }
+        };
         tokio::pin!(starting);
         let (bunker, started) = tokio::select! {
             started = &mut starting => (bunker, started),

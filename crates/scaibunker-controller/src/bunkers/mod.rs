@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use scaibunker_api::{
     bunker::PatchBunker,
     error::ErrorCode,
-    ids::{BunkerId, ControllerId},
+    ids::{BunkerId, ControllerId, ImageId},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,6 +30,7 @@ use crate::{
     ledger::SharedLedger,
     metrics::Metrics,
     replicas::Replicas,
+    snapshots::KeyRing,
     store::{BunkerFilter, Store},
 };
 
@@ -43,6 +44,8 @@ pub struct Bunkers {
     metrics: Arc<Metrics>,
     replicas: Arc<Replicas>,
     require_egress_audit: bool,
+    /// What bunkers that start from snapshots need to read those.
+    snapshot_keys: KeyRing,
     changes: Changes,
     /// Bunkers whose start is under way in this process.
     starting: Starting,
@@ -65,6 +68,7 @@ pub struct Parts {
     pub replicas: Arc<Replicas>,
     /// Whether bunkers that may reach everything have to be audited.
     pub require_egress_audit: bool,
+    pub snapshot_keys: KeyRing,
 }
 
 impl Bunkers {
@@ -81,6 +85,7 @@ impl Bunkers {
             metrics,
             replicas,
             require_egress_audit: parts.require_egress_audit,
+            snapshot_keys: parts.snapshot_keys,
             changes: Changes::default(),
             starting: Starting::default(),
             key_locks: KeyLocks::default(),
@@ -139,6 +144,15 @@ impl Bunkers {
             // The limit has passed, or the process is going down; the reconciler finishes it.
             Ok(Err(_)) | Err(_) => Ok(ending),
         }
+    }
+
+    /// `sha256:…` of the root file system below a bunker's disk.
+    pub async fn image_digest(&self, id: ImageId) -> Result<String, Failure> {
+        let record = self.store.image(id).await?;
+        record.and_then(|record| record.image.digest).ok_or_else(|| {
+            let message = format!("the image {id} below the bunker's disk is deleted");
+            Failure::new(ErrorCode::ImageNotFound, message)
+        })
     }
 
     /// Whether a controller is another one than this, and lives.

@@ -33,7 +33,7 @@ impl Bunkers {
     }
 
     /// The link to the worker of a bunker, whatever its status.
-    pub(super) fn link_of(&self, bunker: &Bunker) -> Result<Link, Failure> {
+    pub fn link_of(&self, bunker: &Bunker) -> Result<Link, Failure> {
         let message = "the bunker's worker is not linked at the moment; try again";
         Ok(self.fleet.link_or(bunker.worker_id, message)?)
     }

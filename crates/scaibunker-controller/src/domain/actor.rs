@@ -122,11 +122,15 @@ impl Actor {
     /// Whether `bunker` exists as far as the caller is concerned.
     #[must_use]
     pub fn sees(&self, bunker: &Bunker) -> bool {
+        self.sees_owned(bunker.tenant_id, bunker.owner_id)
+    }
+
+    /// Whether what that user of that tenant owns exists as far as the caller is concerned.
+    #[must_use]
+    pub fn sees_owned(&self, tenant: TenantId, owner: UserId) -> bool {
         match self.scope() {
-            Scope::Own(tenant, user) => bunker.tenant_id == tenant && bunker.owner_id == user,
-            Scope::Everything | Scope::Partner(_) | Scope::Tenant(_) => {
-                self.reach.covers(bunker.tenant_id)
-            }
+            Scope::Own(own_tenant, user) => tenant == own_tenant && owner == user,
+            Scope::Everything | Scope::Partner(_) | Scope::Tenant(_) => self.reach.covers(tenant),
         }
     }
 }

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::{
     bunker::{BunkerStatus, Interface, LifecycleMode, NetworkProfile, SessionType},
-    ids::{BunkerId, ControllerId, ImageId, TenantId, UserId, WorkerId},
+    ids::{BunkerId, ControllerId, ImageId, SnapshotId, TenantId, UserId, WorkerId},
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,9 @@ pub struct Spec {
     /// As the owner wrote it.
     pub image: String,
     pub image_id: ImageId,
+    /// The snapshot that it started from.
+    #[serde(default)]
+    pub snapshot_id: Option<SnapshotId>,
     pub lifecycle_mode: LifecycleMode,
     pub name: Option<String>,
     pub label_set: BTreeMap<String, String>,
@@ -244,6 +247,7 @@ pub(crate) mod tests {
         Spec {
             image: "busybox".to_owned(),
             image_id: ImageId::generate(),
+            snapshot_id: None,
             lifecycle_mode: LifecycleMode::Ephemeral,
             name: None,
             label_set: BTreeMap::new(),

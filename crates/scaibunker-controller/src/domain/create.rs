@@ -41,7 +41,8 @@ pub fn check(actor: &Actor, request: &CreateBunker) -> Result<(), ErrorBody> {
 fn check_shape(request: &CreateBunker) -> Result<(), ErrorBody> {
     let mut faults = Violations::default();
     match (&request.snapshot_id, request.image.as_str()) {
-        (Some(_), _) => faults.add("snapshot_id", "this server does not offer snapshots"),
+        (Some(_), "") => {}
+        (Some(_), _) => faults.add("image", "leave it out: the snapshot's own is used"),
         (None, "") => faults.add("image", "is required: the name, name@digest or id of an image"),
         (None, image) => faults.text("image", Some(image), 1..=255),
     }
@@ -51,6 +52,9 @@ fn check_shape(request: &CreateBunker) -> Result<(), ErrorBody> {
     faults.number("gpu_count", Some(request.gpu_count.into()), 0..=MAX_GPUS);
     if request.gpu_type.is_some() && request.gpu_count == 0 {
         faults.add("gpu_type", "needs a `gpu_count` of at least 1");
+    }
+    if request.snapshot_id.is_some() && request.gpu_count > 0 {
+        faults.add("gpu_count", "a bunker from a snapshot has no GPUs");
     }
     check_labels(&mut faults, &request.label_set);
     faults.environment("env_vars", &request.env_vars);
@@ -100,6 +104,21 @@ fn authorise(actor: &Actor, request: &CreateBunker) -> Result<(), ErrorBody> {
     network::authorise(actor, request)
 }
 
+/// The request with what a snapshot's bunker was, where it says nothing.
+#[must_use]
+pub fn from_snapshot(request: CreateBunker, was: &Spec) -> CreateBunker {
+    let mut env_vars = was.env_vars.clone();
+    env_vars.extend(request.env_vars);
+    CreateBunker {
+        image: was.image.clone(),
+        cpu_millicores: request.cpu_millicores.or(Some(was.cpu_millicores)),
+        memory_mb: request.memory_mb.or(Some(was.memory_mb)),
+        disk_mb: Some(was.disk_mb),
+        env_vars,
+        ..request
+    }
+}
+
 /// The bunker that the request asks for: the image's and the mode's defaults filled in.
 #[must_use]
 pub fn resolve(request: CreateBunker, image: &Image) -> Spec {
@@ -107,6 +126,7 @@ pub fn resolve(request: CreateBunker, image: &Image) -> Spec {
     Spec {
         image: request.image,
         image_id: image.id,
+        snapshot_id: request.snapshot_id,
         lifecycle_mode: request.lifecycle_mode,
         name: request.name,
         label_set: request.label_set,
@@ -132,7 +152,7 @@ pub fn resolve(request: CreateBunker, image: &Image) -> Spec {
 mod tests {
     use std::collections::BTreeMap;
 
-    use scaibunker_api::bunker::NetworkProfile;
+    use scaibunker_api::{bunker::NetworkProfile, ids::SnapshotId};
 
     use super::*;
     use crate::domain::{actor::tests::actor, image};
@@ -176,8 +196,11 @@ mod tests {
         );
         assert_eq!(faults(&CreateBunker { memory_mb: Some(129), ..request() }), ["memory_mb"]);
         assert_eq!(faults(&CreateBunker::default()), ["image"]);
-        let snapshot_id = Some("snp_x".to_owned());
-        assert_eq!(faults(&CreateBunker { snapshot_id, ..request() }), ["snapshot_id"]);
+        let snapshot_id = Some(SnapshotId::generate());
+        assert_eq!(faults(&CreateBunker { snapshot_id, ..request() }), ["image"]);
+        let image = String::new();
+        let with_gpu = CreateBunker { snapshot_id, image, gpu_count: 1, ..request() };
+        assert_eq!(faults(&with_gpu), ["gpu_count"]);
         let name = Some("x".repeat(129));
         assert_eq!(faults(&CreateBunker { name, ..request() }), ["name"]);
         let label_set = (0..65).map(|n| (n.to_string(), String::new())).collect();

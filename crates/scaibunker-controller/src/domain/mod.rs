@@ -29,5 +29,6 @@ pub mod scan;
 pub mod signal;
 #[cfg(test)]
 mod simulation;
+pub mod snapshot;
 pub mod violations;
 pub mod worker;

@@ -16,6 +16,7 @@ impl From<&Bunker> for bunker::Bunker {
             worker_id: Some(bunker.worker_id),
             image_id: spec.image_id,
             image: spec.image,
+            snapshot_id: spec.snapshot_id,
             lifecycle_mode: spec.lifecycle_mode,
             name: spec.name,
             label_set: spec.label_set,

@@ -31,6 +31,8 @@ const DEFAULT_WAIT_S: u64 = 60;
 const MAX_WAIT_S: u64 = 600;
 /// How long a delete waits for the worker before it answers `terminating`.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// How long a delete waits for the last snapshot: it is not carried out without.
+const LAST_SNAPSHOT_LIMIT: Duration = Duration::from_secs(600);
 const MAX_LABEL_FILTERS: usize = 8;
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -44,7 +46,7 @@ pub(super) struct CreateQuery {
 }
 
 impl CreateQuery {
-    fn wait(&self) -> Result<Option<Duration>, ErrorBody> {
+    pub(super) fn wait(&self) -> Result<Option<Duration>, ErrorBody> {
         let seconds = self.wait_timeout_s.unwrap_or(DEFAULT_WAIT_S);
         if !(1..=MAX_WAIT_S).contains(&seconds) {
             let message = format!("must be between 1 and {MAX_WAIT_S}");
@@ -141,7 +143,7 @@ pub(super) async fn patch(
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct EndQuery {
-    /// Take a last snapshot first.
+    /// Take a last snapshot first, which expires by itself; if that fails, the bunker stays.
     snapshot: bool,
 }
 
@@ -153,8 +155,11 @@ pub(super) async fn end(
 ) -> Result<Answer<bunker::Bunker>, Fault> {
     note(id);
     if query.snapshot {
-        let message = "this server does not offer snapshots; delete without one";
-        return Err(ErrorBody::invalid("snapshot", message).into());
+        let status = app.bunkers.get(&actor, id).await?.status();
+        // Asking again is no error, and there is nothing to keep any more.
+        if matches!(status, BunkerStatus::Running | BunkerStatus::Paused) {
+            app.snapshots.create_last(&actor, id, LAST_SNAPSHOT_LIMIT).await?;
+        }
     }
     Ok(Answer::ok((&app.bunkers.end(&actor, id, END_LIMIT).await?).into()))
 }

@@ -29,6 +29,7 @@ mod request_context;
 mod route;
 mod routes;
 mod shell;
+mod snapshots;
 mod sse;
 mod storage;
 mod worker_side;

@@ -29,7 +29,7 @@ use super::{
         },
         Content, Route,
     },
-    shell, storage, worker_side, workers,
+    shell, snapshots, storage, worker_side, workers,
 };
 
 /// A path of the module.
@@ -46,6 +46,7 @@ pub(super) fn all() -> Vec<Route> {
         ("Bunkers", bunkers()),
         ("Commands", execs()),
         ("Files", files()),
+        ("Snapshots", snapshots::routes()),
         ("Images", images()),
         ("Availability groups", availability_groups::routes()),
         ("Workers", workers()),

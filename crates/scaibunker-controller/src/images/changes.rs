@@ -157,6 +157,10 @@ impl Images {
             let message = format!("{users} bunkers use this image; end them first");
             return Err(Failure::new(ErrorCode::InUse, message));
         }
+        if self.store.has_snapshot_on(id).await? {
+            let message = "snapshots are of bunkers with this image; delete those first";
+            return Err(Failure::new(ErrorCode::InUse, message));
+        }
         if self.store.delete_image(id, Timestamp::now()).await? != Updated::Done {
             return Err(no_image(&id.to_string()));
         }

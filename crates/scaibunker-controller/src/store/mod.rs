@@ -24,9 +24,11 @@ mod idempotency;
 mod image_cache;
 mod image_scans;
 mod images;
+mod packs;
 mod partners;
 mod quotas;
 mod select;
+mod snapshots;
 mod tenants;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -50,6 +52,7 @@ pub use self::{
     image_cache::CacheRow,
     image_scans::ScanLease,
     images::ImageFilter,
+    packs::FinishedSnapshot,
     users::{StoredUser, UserFilter},
 };
 

@@ -37,10 +37,11 @@ impl TryFrom<TenantRow> for Tenant {
 }
 
 /// What keeps a tenant from being deleted, and how to find it.
-const DEPENDENTS: [(&str, &str); 4] = [
+const DEPENDENTS: [(&str, &str); 5] = [
     ("users", "SELECT COUNT(*) FROM users WHERE tenant_id = $1 AND deleted_at IS NULL"),
     ("groups", "SELECT COUNT(*) FROM user_groups WHERE tenant_id = $1"),
     ("custom roles", "SELECT COUNT(*) FROM custom_roles WHERE tenant_id = $1"),
+    ("snapshots", "SELECT COUNT(*) FROM snapshots WHERE tenant_id = $1"),
     ("quota profiles", "SELECT COUNT(*) FROM quota_profiles WHERE tenant_id = $1"),
 ];
 

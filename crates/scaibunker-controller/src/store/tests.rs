@@ -12,6 +12,7 @@ mod losses;
 mod migration;
 mod quotas;
 mod races;
+mod snapshots;
 mod workers;
 mod world;
 
@@ -125,6 +126,10 @@ on_both! {
         what_workers_have_is_the_newest_they_said,
         a_group_has_its_members_until_it_goes,
         a_scan_is_one_scanners_at_a_time;
+    snapshots:
+        a_snapshot_is_read_as_it_was_written,
+        a_pack_is_unused_when_the_last_snapshot_lets_go_of_it,
+        who_refers_and_who_lets_go_at_once_agree;
     quotas:
         a_profile_is_read_as_it_was_written,
         the_default_profile_stays_and_is_one,

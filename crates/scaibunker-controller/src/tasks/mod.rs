@@ -35,6 +35,7 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
     let two_seconds = Duration::from_secs(2);
     let (five_seconds, half_a_minute) = (Duration::from_secs(5), Duration::from_secs(30));
     let minute = Duration::from_secs(60);
+    let five_minutes = Duration::from_secs(300);
     let hour = Duration::from_secs(60 * 60);
     let (everywhere, once) = (Scope::Everywhere, Scope::Once);
     let mut runner =
@@ -81,6 +82,10 @@ pub fn spawn_all(app: &Arc<App>, shutdown: &CancellationToken) -> JoinSet<&'stat
     });
     runner.spawn("image scanner", everywhere, tenth_of_a_second, Arc::clone(app), |app| async {
         let result = image_scanner::run_once(&app).await;
+        (app, result.map_err(Into::into))
+    });
+    runner.spawn("snapshot clean-up", once, five_minutes, Arc::clone(app), |app| async {
+        let result = app.snapshots.tidy().await;
         (app, result.map_err(Into::into))
     });
     runner.spawn("upload sweeper", once, hour, Arc::clone(app), |app| async {

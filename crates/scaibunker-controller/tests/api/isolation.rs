@@ -23,6 +23,8 @@ impl Objects {
         let path = format!("/bunkers/{bunker}/exec");
         let detached = json!({ "command": "sleep", "detach": true });
         let exec = owner.api.post(&path, &detached).await.data()["exec_id"].clone();
+        let snapshot = format!("/bunkers/{bunker}/snapshot?wait=true");
+        let snapshot = make(&owner.api, &snapshot, &json!({})).await;
         let partner = admin.get(&format!("//v1/iam/tenants/{tenant}")).await;
         let group = make(&owner.api, "//v1/iam/groups", &json!({ "name": "g" })).await;
         let role = json!({ "name": "r", "module_permissions": [] });
@@ -47,6 +49,7 @@ impl Objects {
             ("qas_", assignment),
             ("bnk_", bunker),
             ("exe_", exec.as_str().unwrap().to_owned()),
+            ("snp_", snapshot),
         ]))
     }
 
@@ -68,6 +71,7 @@ impl Objects {
             format!("/quota-profiles/{}", id("qpf_")),
             format!("/quota-profiles/{}/assignments", id("qpf_")),
             format!("/bunkers/{}", id("bnk_")),
+            format!("/snapshots/{}", id("snp_")),
             format!("/bunkers/{}/execs/{}", id("bnk_"), id("exe_")),
             format!("/bunkers/{}/files/?list=true", id("bnk_")),
             format!("//v1/iam/groups?tenant_id={}", id("ten_")),
@@ -104,6 +108,7 @@ fn body_of(operation: &str, objects: &Objects) -> Value {
         | "update_custom_role"
         | "update_quota_profile"
         | "update_image"
+        | "update_snapshot"
         | "update_bunker" => {
             json!({ "name": "taken" })
         }

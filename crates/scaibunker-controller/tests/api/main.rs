@@ -33,6 +33,7 @@ mod server;
 mod servers;
 mod shell;
 mod sim_worker;
+mod snapshots;
 mod state;
 mod storage;
 mod transfers;

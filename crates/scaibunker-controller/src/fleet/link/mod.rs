@@ -6,6 +6,7 @@ mod exchange;
 mod execs;
 mod files;
 mod images;
+mod snapshots;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

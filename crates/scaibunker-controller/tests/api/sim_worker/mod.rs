@@ -4,6 +4,7 @@ mod commands;
 mod execs;
 mod files;
 pub mod images;
+pub mod snapshots;
 
 use std::{
     collections::BTreeMap,
@@ -81,6 +82,7 @@ pub struct Sim {
     /// Whether calls on files acted as root.
     pub acted_as_root: Mutex<Vec<bool>>,
     pub images: images::SimImages,
+    pub snapshots: snapshots::SimSnapshots,
     /// Of the bunkers that were started.
     pub env_vars: Mutex<Vec<BTreeMap<String, String>>>,
     changes: broadcast::Sender<String>,
@@ -130,6 +132,7 @@ impl SimWorker {
             file_breaks: Notify::new(),
             acted_as_root: Mutex::default(),
             images: images::SimImages::default(),
+            snapshots: snapshots::SimSnapshots::default(),
             env_vars: Mutex::default(),
             changes: broadcast::Sender::new(64),
             base: Mutex::default(),
@@ -263,6 +266,7 @@ impl SimWorker {
             .route("/bunkers/{id}/execs/{exec_id}/resize", post(execs::resize))
             .merge(files::routes())
             .merge(images::routes())
+            .merge(snapshots::routes())
             .with_state(self.clone())
     }
 }

@@ -1,0 +1,103 @@
+//! Reading everything of a snapshot and comparing it with what was written.
+
+use std::collections::BTreeMap;
+
+use axum::body::to_bytes;
+use scaibunker_api::{error::ErrorCode, ids::SnapshotId, snapshot::SnapshotCheck};
+use scaibunker_snapshot::{
+    CHUNK_BYTES, Manifest, PlacedChunk, SnapshotKeys,
+    pack::{self, MAX_CHUNKS, MAX_ENTRY_BYTES},
+};
+
+use super::{Snapshots, pack_key, restore_disk, seen};
+use crate::{
+    domain::actor::Actor,
+    failure::{Failure, chain, not_ready},
+};
+
+const MAX_MANIFEST_BYTES: usize = 256 << 20;
+/// Of a snapshot that is damaged all over.
+const MAX_LINES: usize = 100;
+
+impl Snapshots {
+    /// Checks every chunk of a snapshot that the caller sees.
+    pub async fn verify(&self, actor: &Actor, id: SnapshotId) -> Result<SnapshotCheck, Failure> {
+        let record = seen(&self.store, actor, id).await?;
+        let disk = restore_disk(&record, &self.keys)?;
+        let mut check = SnapshotCheck { snapshot_id: id, chunks: 0, damage: Vec::new() };
+        let bytes = match self.read(&disk.manifest_key, MAX_MANIFEST_BYTES).await? {
+            Some(bytes) => bytes,
+            None => {
+                check.damage.push("its manifest is gone".to_owned());
+                return Ok(check);
+            }
+        };
+        let decoded = Manifest::decode(&disk.keys, &id.to_string(), bytes, disk.manifest_digest);
+        let manifest = match decoded {
+            Ok(manifest) => manifest,
+            Err(damage) => {
+                check.damage.push(damage.to_string());
+                return Ok(check);
+            }
+        };
+        let mut by_pack: BTreeMap<u32, Vec<PlacedChunk>> = BTreeMap::new();
+        for chunk in manifest.chunks {
+            by_pack.entry(chunk.pack).or_default().push(chunk);
+        }
+        for (number, chunks) in by_pack {
+            // A sound manifest has every pack that its chunks are in.
+            let Some(id) = manifest.packs.get(number as usize) else { continue };
+            let key = pack_key(record.shown.tenant_id, *id);
+            check.chunks += chunks.len() as u64;
+            match self.read(&key, MAX_CHUNKS * MAX_ENTRY_BYTES).await? {
+                None => check.damage.push(format!("the pack {id} is gone")),
+                Some(bytes) => {
+                    let (keys, pack) = (disk.keys.clone(), id.to_string());
+                    let found = tokio::task::spawn_blocking(move || {
+                        damage_in(&keys, &pack, &chunks, &bytes)
+                    });
+                    check.damage.extend(found.await.unwrap_or_else(|lost| vec![lost.to_string()]));
+                }
+            }
+            if check.damage.len() > MAX_LINES {
+                check.damage.truncate(MAX_LINES);
+                check.damage.push("and more".to_owned());
+                break;
+            }
+        }
+        Ok(check)
+    }
+
+    async fn read(&self, key: &str, max_bytes: usize) -> Result<Option<Vec<u8>>, Failure> {
+        let away = |error: &(dyn std::error::Error + 'static)| {
+            tracing::warn!(key, error = chain(error), "the object store fails");
+            Failure::from(not_ready("the object store cannot be read at the moment; try again"))
+        };
+        let Some(object) = self.objects.read(key, None).await.map_err(|error| away(&error))? else {
+            return Ok(None);
+        };
+        match to_bytes(object.body, max_bytes).await {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) => {
+                let message =
+                    format!("an object of the snapshot cannot be read: {}", chain(&error));
+                Err(Failure::new(ErrorCode::SnapshotDamaged, message))
+            }
+        }
+    }
+}
+
+fn damage_in(keys: &SnapshotKeys, pack: &str, chunks: &[PlacedChunk], bytes: &[u8]) -> Vec<String> {
+    let damage = chunks.iter().filter_map(|PlacedChunk { index, entry, .. }| {
+        let at = (u64::from(*index) * CHUNK_BYTES as u64) >> 20;
+        let begin = entry.offset as usize;
+        match bytes.get(begin..begin + entry.length as usize) {
+            None => Some(format!("the chunk at {at} MiB of the disk is cut off")),
+            Some(packed) => {
+                let opened = pack::open(keys, pack, entry, packed.to_vec(), at);
+                opened.err().map(|damage| damage.to_string())
+            }
+        }
+    });
+    damage.collect()
+}
