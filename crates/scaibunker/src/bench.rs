@@ -14,6 +14,7 @@ mod images;
 mod machine;
 mod network;
 mod report;
+mod snapshots;
 mod stats;
 mod tti;
 mod workers;
@@ -26,8 +27,8 @@ use scaibunker_api::bunker::CreateBunker;
 pub use self::machine::field;
 use self::{
     control::ControlArgs, density::DensityArgs, exec::ExecBenchArgs, files::FilesBenchArgs,
-    gateway::GatewayBenchArgs, images::ImagesBenchArgs, network::NetworkBenchArgs, tti::TtiArgs,
-    workers::FleetBenchArgs,
+    gateway::GatewayBenchArgs, images::ImagesBenchArgs, network::NetworkBenchArgs,
+    snapshots::SnapshotsBenchArgs, tti::TtiArgs, workers::FleetBenchArgs,
 };
 use crate::{cli::GlobalArgs, exit::Failure, quantity, signals::Stop};
 
@@ -48,6 +49,7 @@ enum Bench {
     Control(ControlArgs),
     Fleet(FleetBenchArgs),
     Network(NetworkBenchArgs),
+    Snapshots(SnapshotsBenchArgs),
     Gateway(GatewayBenchArgs),
 }
 
@@ -83,6 +85,7 @@ pub async fn run(global: &GlobalArgs, args: BenchArgs) -> Result<u8, Failure> {
         Bench::Density(args) => density::run(global, &args, stop).await,
         Bench::Network(args) => network::run(global, &args, stop).await,
         Bench::Fleet(args) => workers::run(global, &args, stop).await,
+        Bench::Snapshots(args) => snapshots::run(global, &args, stop).await,
         Bench::Gateway(args) => gateway::run(global, &args, stop).await,
         Bench::Control(args) => control::run(global, &args, stop).await,
     }

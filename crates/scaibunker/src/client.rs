@@ -65,6 +65,9 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 /// How long an answer may take. The longest are creates, which the server ends after 60 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
+/// A call that waits for a snapshot, or reads one whole.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(660);
+
 /// A controller and the credential to call it with.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -102,8 +105,17 @@ impl Client {
 
     /// Deletes a bunker and returns its last record once the server reports that nothing of it is
     /// left.
-    pub async fn delete_bunker_and_wait(&self, id: BunkerId) -> Result<Bunker, ClientError> {
-        self.delete_bunker(id).await?;
+    pub async fn delete_bunker_and_wait(
+        &self,
+        id: BunkerId,
+        keep_snapshot: bool,
+    ) -> Result<Bunker, ClientError> {
+        if keep_snapshot {
+            let path = format!("/bunkers/{id}?snapshot=true");
+            self.transport.json(Method::DELETE, &path, None::<&()>, SNAPSHOT_LIMIT).await?;
+        } else {
+            self.delete_bunker(id).await?;
+        }
         let ended = async {
             let mut pause = FIRST_POLL_INTERVAL;
             loop {

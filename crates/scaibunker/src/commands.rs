@@ -26,6 +26,7 @@ pub mod roles;
 pub mod run;
 pub mod set;
 pub mod shell;
+pub mod snapshots;
 pub mod tenants;
 pub mod users;
 pub mod whoami;
@@ -88,6 +89,8 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
         Command::Audit(args) => audit::run(&global, args).await?,
         Command::Images(args) => images::run(&global, args).await?,
         Command::Workers(args) => workers::run(&global, args).await?,
+        Command::Snapshot(args) => snapshots::take(&global, args).await?,
+        Command::Snapshots(args) => snapshots::run(&global, args).await?,
         Command::Bridges(args) => bridges::run(&global, args).await?,
         Command::Completions(args) => completions::run(&global, &args)?,
         // `main` runs them, before there are threads.

@@ -10,6 +10,11 @@ use std::{
 use anyhow::Context as _;
 
 const WORKER_TOKEN_VARIABLE: &str = "SCAIBUNKER_WORKER_TOKEN";
+/// What snapshots are sealed with.
+pub const SNAPSHOT_SECRET_VARIABLE: &str = "SCAIBUNKER_SNAPSHOT_SECRET";
+/// The secret before that one.
+pub const PREVIOUS_SNAPSHOT_SECRET_VARIABLE: &str = "SCAIBUNKER_SNAPSHOT_SECRET_PREVIOUS";
+
 /// Shared by the controller and its storage proxies.
 pub const CAPABILITY_SECRET_VARIABLE: &str = "SCAIBUNKER_CAPABILITY_SECRET";
 /// The one before: what it has signed is still accepted.

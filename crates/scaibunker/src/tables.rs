@@ -5,6 +5,7 @@ mod egress;
 mod identity;
 mod images;
 mod quota;
+mod snapshots;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
@@ -25,6 +26,7 @@ pub use self::{
     },
     images::{cache_status, findings, image, image_cache, image_scan, image_status, images},
     quota::{assignments, quota_profile, quota_profiles, usage, usage_heading},
+    snapshots::{snapshot_checks, snapshots},
 };
 use crate::{output::printable, sh_quote};
 

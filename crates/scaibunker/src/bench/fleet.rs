@@ -73,7 +73,7 @@ impl Fleet {
 
     /// Ends one bunker and waits until nothing of it is left.
     pub async fn end(&self, id: BunkerId) -> Result<(), ClientError> {
-        self.client.delete_bunker_and_wait(id).await?;
+        self.client.delete_bunker_and_wait(id, false).await?;
         self.ids().remove(&id);
         Ok(())
     }

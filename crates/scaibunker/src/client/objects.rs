@@ -12,16 +12,17 @@ use scaibunker_api::{
         User,
     },
     ids::{
-        ApiKeyId, BridgeId, CustomRoleId, GroupId, ImageId, PartnerId, QuotaProfileId, TenantId,
-        UserId, WorkerId,
+        ApiKeyId, BridgeId, BunkerId, CustomRoleId, GroupId, ImageId, PartnerId, QuotaProfileId,
+        SnapshotId, TenantId, UserId, WorkerId,
     },
     image::{CreateImage, Image, PatchImage},
     quota::{CreateQuotaProfile, PatchQuotaProfile, QuotaProfile},
+    snapshot::{CreateSnapshot, Snapshot, SnapshotCheck},
     worker::Worker,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, SNAPSHOT_LIMIT};
 
 /// A kind of object with a list route of its own.
 pub trait Object: Serialize + DeserializeOwned {
@@ -94,6 +95,23 @@ objects! {
     };
 }
 
+impl Object for Snapshot {
+    type Id = SnapshotId;
+
+    const KIND: &'static str = "snapshot";
+    const ROUTE: &'static str = "/snapshots";
+    const LIST_COMMAND: &'static str = "snapshots ls";
+
+    fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// Not every one has a name; nobody means those by an empty text.
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+}
+
 macro_rules! editable {
     ($($kind:ident by $create:ident, $patch:ident;)*) => {$(
         impl Editable for $kind {
@@ -136,6 +154,26 @@ impl Client {
     /// Makes an object.
     pub async fn create<O: Editable>(&self, body: &O::Create) -> Result<O, ClientError> {
         self.change(Method::POST, O::ROUTE, Some(body)).await
+    }
+
+    /// Takes a snapshot of a bunker; with `wait` until it is ready or has failed.
+    pub async fn create_snapshot(
+        &self,
+        bunker: BunkerId,
+        body: &CreateSnapshot,
+        wait: bool,
+    ) -> Result<Snapshot, ClientError> {
+        let wait = if wait { "?wait=true&wait_timeout_s=600" } else { "" };
+        let path = format!("/bunkers/{bunker}/snapshot{wait}");
+        let answer = self.transport.json(Method::POST, &path, Some(body), SNAPSHOT_LIMIT).await?;
+        Ok(answer.decode::<Envelope<Snapshot>>()?.data)
+    }
+
+    /// Has everything of a snapshot read and compared.
+    pub async fn verify_snapshot(&self, id: SnapshotId) -> Result<SnapshotCheck, ClientError> {
+        let path = format!("/snapshots/{id}/verify");
+        let answer = self.transport.json(Method::POST, &path, None::<&()>, SNAPSHOT_LIMIT).await?;
+        Ok(answer.decode::<Envelope<SnapshotCheck>>()?.data)
     }
 
     /// Has a worker make a bridge.

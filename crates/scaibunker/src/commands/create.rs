@@ -2,7 +2,10 @@
 
 use anyhow::Context as _;
 use clap::{Args, builder::PossibleValuesParser};
-use scaibunker_api::bunker::{CreateBunker, Interface, NetworkProfile};
+use scaibunker_api::{
+    bunker::{CreateBunker, Interface, NetworkProfile},
+    ids::SnapshotId,
+};
 use serde::{Deserialize as _, de::value::StrDeserializer};
 
 use crate::{cli::GlobalArgs, exit::Failure, launch, quantity, signals::Stop};
@@ -14,6 +17,9 @@ pub struct BunkerArgs {
     /// Image to start from, see `scaibunker images`
     #[arg(long, default_value = "debian-12")]
     image: String,
+    /// Snapshot to start from instead, see `scaibunker snapshots`
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "image")]
+    snapshot: Option<SnapshotId>,
     /// What the bunker may reach
     #[arg(long, default_value = "isolated", value_parser = network_parser())]
     network: String,
@@ -80,7 +86,8 @@ impl BunkerArgs {
         let profile: StrDeserializer<'_, serde::de::value::Error> =
             serde::de::IntoDeserializer::into_deserializer(self.network.as_str());
         Ok(CreateBunker {
-            image: self.image,
+            image: if self.snapshot.is_some() { String::new() } else { self.image },
+            snapshot_id: self.snapshot,
             network_profile: NetworkProfile::deserialize(profile)
                 .context("cannot read the network profile")?,
             network_allowlist: (!self.allowlist.is_empty()).then_some(self.allowlist),

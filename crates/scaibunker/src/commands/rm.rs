@@ -17,6 +17,9 @@ pub struct RmArgs {
     /// Every bunker that `scaibunker ls` shows
     #[arg(long, conflicts_with = "bunkers")]
     all: bool,
+    /// Keep a last snapshot of each, which expires by itself; one that cannot be kept runs on
+    #[arg(long)]
+    snapshot: bool,
 }
 
 pub async fn run(global: &GlobalArgs, args: &RmArgs) -> Result<(), Failure> {
@@ -27,8 +30,9 @@ pub async fn run(global: &GlobalArgs, args: &RmArgs) -> Result<(), Failure> {
         bunker_ref::resolve_all(&client, &args.bunkers).await?
     };
     let progress = output.progress(&format!("ending {} bunkers", ids.len()));
-    let mut removals =
-        stream::iter(ids).map(|id| client.delete_bunker_and_wait(id)).buffer_unordered(AT_ONCE);
+    let mut removals = stream::iter(ids)
+        .map(|id| client.delete_bunker_and_wait(id, args.snapshot))
+        .buffer_unordered(AT_ONCE);
     let (mut removed, mut failure) = (Vec::new(), None);
     while let Some(removal) = removals.next().await {
         match removal {

@@ -24,3 +24,4 @@ mod registry;
 mod scans;
 mod server;
 mod shell;
+mod snapshots;
