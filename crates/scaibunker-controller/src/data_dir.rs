@@ -5,6 +5,8 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -21,6 +23,11 @@ const SHOWN_CHARS: usize = 6;
 
 /// A secret in a file that is shorter than this was cut off.
 const MIN_SECRET_CHARS: usize = 32;
+
+/// A child that was just being forked when an earlier process was killed has that one's lock until it
+/// becomes another program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +53,8 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory if it is missing, readable by its owner alone, and locks it.
+    /// Makes the directory if it is missing, readable by its owner alone, and locks it. Blocks for a
+    /// while if another process has it.
     pub fn lock(path: &Path) -> Result<Self, DataDirError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -61,7 +69,16 @@ impl DataDir {
             .mode(0o600)
             .open(&lock_path)
             .map_err(failed(&lock_path))?;
-        match lock.try_lock() {
+        let began = Instant::now();
+        let locked = loop {
+            match lock.try_lock() {
+                Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_PATIENCE => {
+                    thread::sleep(LOCK_INTERVAL);
+                }
+                locked => break locked,
+            }
+        };
+        match locked {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(DataDirError::Io { path: lock_path, source }),

@@ -98,6 +98,8 @@ fn bunkers() -> Vec<Route> {
             Code::TransitMissingInterfaces,
             Code::AllowlistInvalid,
             Code::BridgeNotFound,
+            Code::NotFound,
+            Code::SnapshotNotReady,
             Code::BunkerQuotaExceeded,
             Code::WorkerUnavailable,
             Code::NoSuitableWorker,
@@ -133,7 +135,8 @@ fn bunkers() -> Vec<Route> {
         )
         .param::<BunkerId>("id")
         .query::<bunkers::EndQuery>()
-        .answers::<Bunker>(200),
+        .answers::<Bunker>(200)
+        .fails(&[Code::SnapshotNotReady, Code::ImageNotFound]),
         Route::post(
             api!("/bunkers/{id}/pause"),
             "pause_bunker",

@@ -212,6 +212,7 @@ fn record(body: &Value, status: &str, reason: Option<&str>) -> Value {
         "worker_id": null,
         "image_id": ImageId::generate(),
         "image": or("image", "busybox".into()),
+        "snapshot_id": body["snapshot_id"],
         "lifecycle_mode": "ephemeral",
         "name": body["name"],
         "label_set": or("label_set", json!({})),

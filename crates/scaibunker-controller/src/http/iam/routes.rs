@@ -298,7 +298,8 @@ fn api_keys() -> Vec<Route> {
         )
         .with_idempotency()
         .body::<CreateApiKey>()
-        .answers::<NewApiKey>(201),
+        .answers::<NewApiKey>(201)
+        .fails(&[Code::NotFound]),
         Route::get(
             "/v1/iam/api-keys/{id}",
             "get_api_key",

@@ -27,8 +27,6 @@ pub async fn copy(
     target: &File,
     begun: BoxFuture<'_, ()>,
 ) -> Result<(), EngineError> {
-    // What a worker that was killed meanwhile has left.
-    clear(qmp).await;
     let copied = start(qmp, target).await;
     begun.await;
     let copied = match copied {
@@ -83,8 +81,8 @@ async fn finish(qmp: &mut Qmp) -> Result<(), EngineError> {
     }
 }
 
-/// Whatever of it is not there is no error.
-async fn clear(qmp: &mut Qmp) {
+/// Ends a copy and lets go of its target. Whatever of that is not there is no error.
+pub async fn clear(qmp: &mut Qmp) {
     let is_cancelled = qmp.execute("job-cancel", json!({ "id": JOB })).await.is_ok();
     for _ in 0..DISMISSALS {
         // One that was cancelled is dismissed when it has ended.

@@ -213,7 +213,10 @@ impl Engine for Qemu {
         process: JailedProcess,
     ) -> Result<Box<dyn MicroVm>, EngineError> {
         process.thaw().map_err(io_failed("let the VMM go on"))?;
-        Ok(Box::new(QemuVm::control(home, process).await?))
+        let mut vm = QemuVm::control(home, process).await?;
+        // Nobody waits any more for what an earlier server had begun.
+        backup::clear(&mut vm.qmp).await;
+        Ok(Box::new(vm))
     }
 }
 
