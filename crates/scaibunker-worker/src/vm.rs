@@ -141,6 +141,11 @@ impl Host {
             let identity = fresh_identity("template".to_owned())?;
             let prepare = Prepare { identity, warm_up: image.config.warm_up.clone() };
             channel.post("/prepare", &prepare, "", BOOT_LIMIT).await?;
+        } else {
+            // A session that was saved in the middle of its handshake would take the clone's for the rest
+            // of it.
+            let clock = SetClock { unix_time_ns: unix_time_ns()? };
+            channel.post("/clock", &clock, "", CONFIRM_LIMIT).await?;
         }
         drop(channel);
         let saved = machine.save().await?;
