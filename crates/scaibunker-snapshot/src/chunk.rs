@@ -1,6 +1,6 @@
 //! Chunks of a disk.
 
-use std::{fmt, fs::File, io, os::unix::fs::FileExt as _, str::FromStr};
+use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rustix::{
@@ -9,7 +9,7 @@ use rustix::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::SnapshotKeys;
+use crate::{SnapshotKeys, hash::hash_as_text};
 
 /// A quarter of a MiB: a file system that writes a block here and there dirties few bytes more, and a
 /// disk of a GiB has 4,096.
@@ -30,43 +30,7 @@ impl ChunkName {
     }
 }
 
-impl fmt::Display for ChunkName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for ChunkName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ChunkName({self})")
-    }
-}
-
-/// The text was not a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a chunk's name has 32 bytes as base64")]
-pub struct InvalidName;
-
-impl FromStr for ChunkName {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self).ok_or(InvalidName)
-    }
-}
-
-impl Serialize for ChunkName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for ChunkName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
+hash_as_text!(ChunkName, InvalidName, "a chunk's name has 32 bytes as base64");
 
 /// A chunk that holds anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

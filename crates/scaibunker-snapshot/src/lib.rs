@@ -10,6 +10,7 @@
 //! objects are is for others to know.
 
 mod chunk;
+mod hash;
 mod keys;
 pub mod link;
 mod manifest;

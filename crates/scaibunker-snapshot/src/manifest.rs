@@ -1,9 +1,8 @@
 //! Manifests: what a snapshot consists of.
 
 use std::{
-    fmt,
+    collections::BTreeMap,
     io::{self, Read as _},
-    str::FromStr,
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -13,13 +12,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::{
     Damage, MAX_DISK_BYTES, SnapshotKeys,
     chunk::CHUNK_BYTES,
+    hash::hash_as_text,
     pack::{MAX_ENTRY_BYTES, PackEntry},
 };
 
 const COMPRESSION_LEVEL: i32 = 3;
 
-/// That of a full disk of the largest size is smaller.
-const MAX_BYTES: u64 = 1 << 30;
+/// That of a full disk of the largest size is smaller, once it is uncompressed.
+const MAX_JSON_BYTES: u64 = 1 << 30;
 
 /// A chunk of the disk and where its contents are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,30 @@ pub struct Manifest {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; 32]);
 
+impl PlacedChunk {
+    /// Where it begins on the disk, in bytes.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        u64::from(self.index) * CHUNK_BYTES as u64
+    }
+}
+
 impl Manifest {
+    /// What a stored one has at most.
+    pub const MAX_BYTES: usize = 256 << 20;
+
+    /// The packs that chunks are in, each with those, in their order on the disk.
+    #[must_use]
+    pub fn chunks_by_pack(&self) -> Vec<(PackId, Vec<PlacedChunk>)> {
+        let mut by_pack: BTreeMap<u32, Vec<PlacedChunk>> = BTreeMap::new();
+        for chunk in &self.chunks {
+            by_pack.entry(chunk.pack).or_default().push(*chunk);
+        }
+        // Every chunk's pack is one of these: a sound manifest says so.
+        let named = |(pack, chunks)| Some((*self.packs.get(pack as usize)?, chunks));
+        by_pack.into_iter().filter_map(named).collect()
+    }
+
     /// The object, and the hash by which it is recognised. `snapshot` is the snapshot's id, under which
     /// it is sealed.
     pub fn encode(&self, keys: &SnapshotKeys, snapshot: &str) -> io::Result<(Vec<u8>, Digest)> {
@@ -90,47 +113,11 @@ impl Manifest {
 fn decompress(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut json = Vec::new();
     let decoder = zstd::stream::Decoder::new(bytes)?;
-    decoder.take(MAX_BYTES).read_to_end(&mut json)?;
+    decoder.take(MAX_JSON_BYTES).read_to_end(&mut json)?;
     Ok(json)
 }
 
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({self})")
-    }
-}
-
-/// The text was not a digest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a digest has 32 bytes as base64")]
-pub struct InvalidDigest;
-
-impl FromStr for Digest {
-    type Err = InvalidDigest;
-
-    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self).ok_or(InvalidDigest)
-    }
-}
-
-impl Serialize for Digest {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
+hash_as_text!(Digest, InvalidDigest, "a digest has 32 bytes as base64");
 
 #[cfg(test)]
 mod tests {

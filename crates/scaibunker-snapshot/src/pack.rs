@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CHUNK_BYTES, ChunkName, Damage, SnapshotKeys};
+use crate::{CHUNK_BYTES, ChunkName, Damage, PlacedChunk, SnapshotKeys};
 
 /// Chunks in a pack at most: 16 MiB of a disk, which whoever stores or reads one holds in memory.
 pub const MAX_CHUNKS: usize = 64;
@@ -15,6 +15,9 @@ const COMPRESSION_LEVEL: i32 = 1;
 
 /// What a chunk may take in a pack: incompressible bytes grow a little.
 pub const MAX_ENTRY_BYTES: usize = CHUNK_BYTES + 4096;
+
+/// What a pack has at most.
+pub const MAX_BYTES: usize = MAX_CHUNKS * MAX_ENTRY_BYTES;
 
 /// Where a chunk is in its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,16 +64,19 @@ impl<'a> PackWriter<'a> {
     }
 }
 
-/// A chunk's contents, out of the bytes of its entry; `at` is where it belongs, for the error.
+/// A chunk's contents, out of the bytes of its pack. `id` is the pack's.
 pub fn open(
     keys: &SnapshotKeys,
-    pack: &str,
-    entry: &PackEntry,
-    packed: Vec<u8>,
-    at: u64,
+    id: &str,
+    chunk: &PlacedChunk,
+    pack: &[u8],
 ) -> Result<Vec<u8>, Damage> {
+    let (entry, at) = (&chunk.entry, chunk.start() >> 20);
     let damaged = |why| Damage::Chunk { at, why };
-    let opened = keys.open(pack, entry.number.into(), packed);
+    let begin = entry.offset as usize;
+    let packed = pack.get(begin..begin + entry.length as usize);
+    let packed = packed.ok_or_else(|| damaged("its pack is cut off"))?;
+    let opened = keys.open(id, entry.number.into(), packed.to_vec());
     let opened = opened.ok_or_else(|| damaged("it was changed, or sealed with another key"))?;
     let contents = zstd::bulk::decompress(&opened, CHUNK_BYTES)
         .map_err(|_| damaged("it cannot be decompressed"))?;
@@ -95,8 +101,8 @@ mod tests {
         pack.finish()
     }
 
-    fn bytes_of<'a>(pack: &'a [u8], entry: &PackEntry) -> &'a [u8] {
-        &pack[entry.offset as usize..][..entry.length as usize]
+    fn placed(entry: PackEntry) -> PlacedChunk {
+        PlacedChunk { index: 0, pack: 0, entry }
     }
 
     proptest! {
@@ -109,7 +115,7 @@ mod tests {
             let keys = keys(is_sealed);
             let (pack, entries) = packed(&keys, &all);
             for (entry, contents) in entries.iter().zip(&all) {
-                let opened = open(&keys, "pack", entry, bytes_of(&pack, entry).to_vec(), 0);
+                let opened = open(&keys, "pack", &placed(*entry), &pack);
                 prop_assert_eq!(opened.as_ref(), Ok(contents));
             }
         }
@@ -124,7 +130,7 @@ mod tests {
             for bit in 0..pack.len() * 8 {
                 let mut damaged = pack.clone();
                 damaged[bit / 8] ^= 1 << (bit % 8);
-                let opened = open(&keys, "pack", &entries[0], damaged, 3);
+                let opened = open(&keys, "pack", &placed(entries[0]), &damaged);
                 // A bit of zstd's header that means nothing may change nothing.
                 assert!(opened.as_ref().is_err() || opened.as_ref() == Ok(&contents), "bit {bit}");
                 assert!(opened.is_err() || !is_sealed, "bit {bit}");
@@ -138,6 +144,8 @@ mod tests {
             (0..CHUNK_BYTES as u64).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
         let (pack, entries) = packed(&keys(true), std::slice::from_ref(&contents));
         assert!(pack.len() <= MAX_ENTRY_BYTES);
-        assert_eq!(open(&keys(true), "pack", &entries[0], pack, 0).unwrap(), contents);
+        assert_eq!(open(&keys(true), "pack", &placed(entries[0]), &pack).unwrap(), contents);
+        let cut = open(&keys(true), "pack", &placed(entries[0]), &pack[..pack.len() - 1]);
+        assert_eq!(cut, Err(Damage::Chunk { at: 0, why: "its pack is cut off" }));
     }
 }

@@ -1,13 +1,8 @@
 //! Reading everything of a snapshot and comparing it with what was written.
 
-use std::collections::BTreeMap;
-
 use axum::body::to_bytes;
 use scaibunker_api::{error::ErrorCode, ids::SnapshotId, snapshot::SnapshotCheck};
-use scaibunker_snapshot::{
-    CHUNK_BYTES, Manifest, PlacedChunk, SnapshotKeys,
-    pack::{self, MAX_CHUNKS, MAX_ENTRY_BYTES},
-};
+use scaibunker_snapshot::{Manifest, PlacedChunk, SnapshotKeys, pack};
 
 use super::{Snapshots, pack_key, restore_disk, seen};
 use crate::{
@@ -15,7 +10,6 @@ use crate::{
     failure::{Failure, chain, not_ready},
 };
 
-const MAX_MANIFEST_BYTES: usize = 256 << 20;
 /// Of a snapshot that is damaged all over.
 const MAX_LINES: usize = 100;
 
@@ -25,7 +19,7 @@ impl Snapshots {
         let record = seen(&self.store, actor, id).await?;
         let disk = restore_disk(&record, &self.keys)?;
         let mut check = SnapshotCheck { snapshot_id: id, chunks: 0, damage: Vec::new() };
-        let bytes = match self.read(&disk.manifest_key, MAX_MANIFEST_BYTES).await? {
+        let bytes = match self.read(&disk.manifest_key, Manifest::MAX_BYTES).await? {
             Some(bytes) => bytes,
             None => {
                 check.damage.push("its manifest is gone".to_owned());
@@ -40,22 +34,15 @@ impl Snapshots {
                 return Ok(check);
             }
         };
-        let mut by_pack: BTreeMap<u32, Vec<PlacedChunk>> = BTreeMap::new();
-        for chunk in manifest.chunks {
-            by_pack.entry(chunk.pack).or_default().push(chunk);
-        }
-        for (number, chunks) in by_pack {
-            // A sound manifest has every pack that its chunks are in.
-            let Some(id) = manifest.packs.get(number as usize) else { continue };
-            let key = pack_key(record.shown.tenant_id, *id);
+        for (id, chunks) in manifest.chunks_by_pack() {
+            let key = pack_key(record.shown.tenant_id, id);
             check.chunks += chunks.len() as u64;
-            match self.read(&key, MAX_CHUNKS * MAX_ENTRY_BYTES).await? {
+            match self.read(&key, pack::MAX_BYTES).await? {
                 None => check.damage.push(format!("the pack {id} is gone")),
                 Some(bytes) => {
-                    let (keys, pack) = (disk.keys.clone(), id.to_string());
-                    let found = tokio::task::spawn_blocking(move || {
-                        damage_in(&keys, &pack, &chunks, &bytes)
-                    });
+                    let (keys, id) = (disk.keys.clone(), id.to_string());
+                    let found =
+                        tokio::task::spawn_blocking(move || damage_in(&keys, &id, &chunks, &bytes));
                     check.damage.extend(found.await.unwrap_or_else(|lost| vec![lost.to_string()]));
                 }
             }
@@ -87,17 +74,7 @@ impl Snapshots {
     }
 }
 
-fn damage_in(keys: &SnapshotKeys, pack: &str, chunks: &[PlacedChunk], bytes: &[u8]) -> Vec<String> {
-    let damage = chunks.iter().filter_map(|PlacedChunk { index, entry, .. }| {
-        let at = (u64::from(*index) * CHUNK_BYTES as u64) >> 20;
-        let begin = entry.offset as usize;
-        match bytes.get(begin..begin + entry.length as usize) {
-            None => Some(format!("the chunk at {at} MiB of the disk is cut off")),
-            Some(packed) => {
-                let opened = pack::open(keys, pack, entry, packed.to_vec(), at);
-                opened.err().map(|damage| damage.to_string())
-            }
-        }
-    });
-    damage.collect()
+fn damage_in(keys: &SnapshotKeys, id: &str, chunks: &[PlacedChunk], bytes: &[u8]) -> Vec<String> {
+    let opened = chunks.iter().map(|chunk| pack::open(keys, id, chunk, bytes));
+    opened.filter_map(|opened| opened.err().map(|damage| damage.to_string())).collect()
 }

@@ -1,22 +1,16 @@
 //! A snapshot's disk on its way back from the object store.
 
-use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
+use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use scaibunker_api::ids::PackId;
-use scaibunker_snapshot::{
-    CHUNK_BYTES, Damage, Manifest, PlacedChunk, SnapshotKeys,
-    link::RestoreDisk,
-    pack::{self, MAX_CHUNKS, MAX_ENTRY_BYTES},
-};
+use scaibunker_snapshot::{Damage, Manifest, PlacedChunk, SnapshotKeys, link::RestoreDisk, pack};
 
 use crate::storage::{StorageClient, StorageError};
 
 /// Packs that are read and unpacked at once.
 const PARALLEL: usize = 4;
-const MAX_PACK_BYTES: usize = MAX_CHUNKS * MAX_ENTRY_BYTES;
-const MAX_MANIFEST_BYTES: usize = 256 << 20;
 
 /// A disk could not be made what a snapshot says.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +36,7 @@ pub async fn restore(
     disk: &Arc<File>,
     disk_bytes: u64,
 ) -> Result<(), RestoreError> {
-    let bytes = read(storage, &from.manifest_key, MAX_MANIFEST_BYTES).await?;
+    let bytes = read(storage, &from.manifest_key, Manifest::MAX_BYTES).await?;
     let (snapshot, digest) = (from.snapshot_id.to_string(), from.manifest_digest);
     let keys = from.keys.clone();
     let manifest =
@@ -51,20 +45,12 @@ pub async fn restore(
         let (snapshot_mb, disk_mb) = (manifest.disk_bytes >> 20, disk_bytes >> 20);
         return Err(RestoreError::Size { snapshot_mb, disk_mb });
     }
-    let mut by_pack: BTreeMap<u32, Vec<PlacedChunk>> = BTreeMap::new();
-    for chunk in manifest.chunks {
-        by_pack.entry(chunk.pack).or_default().push(chunk);
-    }
-    // Every chunk's pack is one of the manifest's: a sound manifest says so.
-    let packs = by_pack
-        .into_iter()
-        .filter_map(|(pack, chunks)| Some((*manifest.packs.get(pack as usize)?, chunks)));
-    let unpacking = packs.map(|(pack, chunks)| {
-        let key = format!("{}{pack}", from.pack_prefix);
+    let unpacking = manifest.chunks_by_pack().into_iter().map(|(id, chunks)| {
+        let key = format!("{}{id}", from.pack_prefix);
         let (keys, disk) = (from.keys.clone(), Arc::clone(disk));
         async move {
-            let bytes = read(storage, &key, MAX_PACK_BYTES).await?;
-            off_the_runtime(move || unpack(&keys, pack, &chunks, &bytes, &disk)).await
+            let bytes = read(storage, &key, pack::MAX_BYTES).await?;
+            off_the_runtime(move || unpack(&keys, id, &chunks, &bytes, &disk)).await
         }
     });
     stream::iter(unpacking).buffer_unordered(PARALLEL).try_collect().await
@@ -72,20 +58,14 @@ pub async fn restore(
 
 fn unpack(
     keys: &SnapshotKeys,
-    pack: PackId,
+    id: PackId,
     chunks: &[PlacedChunk],
     bytes: &[u8],
     disk: &File,
 ) -> Result<(), RestoreError> {
-    let name = pack.to_string();
-    for PlacedChunk { index, entry, .. } in chunks {
-        let start = u64::from(*index) * CHUNK_BYTES as u64;
-        let at = start >> 20;
-        let begin = entry.offset as usize;
-        let packed = bytes.get(begin..begin + entry.length as usize);
-        let packed = packed.ok_or(Damage::Chunk { at, why: "its pack is cut off" })?;
-        let contents = pack::open(keys, &name, entry, packed.to_vec(), at)?;
-        disk.write_all_at(&contents, start)?;
+    let name = id.to_string();
+    for chunk in chunks {
+        disk.write_all_at(&pack::open(keys, &name, chunk, bytes)?, chunk.start())?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use scaibunker_api::ids::SnapshotId;
 use scaibunker_snapshot::{
-    Manifest, PlacedChunk,
+    FoundChunk, Manifest, PlacedChunk,
     link::{NewPack, StoreSnapshot, StoredPack, StoredSnapshot},
     pack::{MAX_CHUNKS, PackWriter},
     read_chunk,
@@ -74,17 +74,18 @@ async fn store_pack(
     if chunks.len() > MAX_CHUNKS {
         return Err(StoreError::Asked);
     }
-    let names: HashMap<_, _> =
-        staged.chunks.iter().map(|chunk| (chunk.index, chunk.name)).collect();
-    let named: Option<Vec<_>> =
-        chunks.iter().map(|index| Some((*index, *names.get(index)?))).collect();
-    let named = named.ok_or(StoreError::Asked)?;
+    let find = |index| {
+        let at = staged.chunks.binary_search_by_key(&index, |chunk| chunk.index).ok()?;
+        Some(staged.chunks[at])
+    };
+    let found: Option<Vec<_>> = chunks.into_iter().map(find).collect();
+    let found = found.ok_or(StoreError::Asked)?;
     let (disk, disk_bytes, keys) =
         (Arc::clone(&staged.disk), staged.disk_bytes, staged.keys.clone());
     let (bytes, entries) = on_own_thread(move || {
         let pack_id = id.to_string();
         let mut pack = PackWriter::new(&keys, &pack_id);
-        for (index, name) in named {
+        for FoundChunk { index, name } in found {
             pack.add(name, &read_chunk(&disk, disk_bytes, index)?)?;
         }
         Ok(pack.finish())

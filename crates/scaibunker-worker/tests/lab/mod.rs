@@ -8,8 +8,8 @@ use std::{
 use scaibunker_worker::{
     assets,
     engine::{
-        DiskStart, Nics, Shape,
-        qemu::{Accelerator, Qemu, version},
+        Shape,
+        qemu::{Accelerator, Qemu, probe_shape, version},
     },
     images::{ImageSettings, Images},
     jail::CgroupRoot,
@@ -61,14 +61,7 @@ pub async fn lab(pool_size: usize) -> Lab {
         gpus: Arc::default(),
         networks: None,
     });
-    let shape = Shape {
-        image: image.digest.clone(),
-        vcpus: 1,
-        memory_mb: 256,
-        disk_mb: 64,
-        nics: Nics::None,
-        disk: DiskStart::Fresh,
-    };
+    let shape = probe_shape(&image);
     let settings = ImageSettings {
         cache_dir: dir.path().join("images"),
         import_dir: dir.path().join("import"),

@@ -3,10 +3,10 @@
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use scaibunker_api::snapshot::{CreateSnapshot, Snapshot, SnapshotStatus};
+use scaibunker_api::snapshot::{CreateSnapshot, Snapshot, SnapshotCheck, SnapshotStatus};
 
 use crate::{
-    bunker_ref, cli::GlobalArgs, exit::Failure, object_ref::resolve, output::Output, records,
+    bunker_ref, cli::GlobalArgs, exit::Failure, object_ref::resolve_all, output::Output, records,
     tables,
 };
 
@@ -83,15 +83,13 @@ pub async fn run(global: &GlobalArgs, args: SnapshotsArgs) -> Result<(), Failure
             records::remove::<Snapshot>(&client, output, &snapshots).await
         }
         Snapshots::Verify { snapshots } => {
-            let mut ids = Vec::new();
-            for snapshot in &snapshots {
-                ids.push(resolve::<Snapshot>(&client, snapshot).await?);
-            }
-            if snapshots.is_empty() {
+            let ids = if snapshots.is_empty() {
                 let all = client.list::<Snapshot>().await?;
                 let ready = all.iter().filter(|one| one.status == SnapshotStatus::Ready);
-                ids.extend(ready.map(|one| one.id));
-            }
+                ready.map(|one| one.id).collect()
+            } else {
+                resolve_all::<Snapshot>(&client, &snapshots).await?
+            };
             let mut checks = Vec::new();
             for (at, id) in ids.iter().enumerate() {
                 let _progress = output.progress(&format!("snapshot {} of {}", at + 1, ids.len()));
@@ -102,7 +100,7 @@ pub async fn run(global: &GlobalArgs, args: SnapshotsArgs) -> Result<(), Failure
     }
 }
 
-fn show(output: Output, checks: &[scaibunker_api::snapshot::SnapshotCheck]) -> Result<(), Failure> {
+fn show(output: Output, checks: &[SnapshotCheck]) -> Result<(), Failure> {
     if output.is_json() {
         output.document(&checks)?;
     } else {
