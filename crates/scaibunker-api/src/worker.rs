@@ -338,6 +338,23 @@ pub struct StartBunker {
     pub network: StartNetwork,
 }
 
+/// The body of `POST /bunkers/{id}/fork` on the link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ForkBunker {
+    pub children: Vec<BunkerId>,
+    /// What the parent was started with, and with that each child.
+    pub start: StartBunker,
+}
+
+/// Its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ForkedBunker {
+    /// How long the parent stood still, in microseconds.
+    pub stood_still_us: u64,
+    /// In the order in which they were asked for; one that could not be made has ended.
+    pub children: Vec<BunkerReport>,
+}
+
 /// What a bunker may reach. Fixed for its life.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartNetwork {

@@ -18,8 +18,12 @@ pub struct Identity {
     pub hostname: String,
     /// 32 lower-case hexadecimal digits.
     pub machine_id: String,
-    /// Given once, to a guest whose devices are as the kernel found them.
+    /// What its devices become; `None` leaves them as they are.
     pub network: Option<GuestNetwork>,
+    /// What the kernel's boot id is to read as, of a guest whose kernel may have drawn it before it was
+    /// copied.
+    #[serde(default)]
+    pub boot_id: Option<String>,
 }
 
 impl std::fmt::Debug for Identity {

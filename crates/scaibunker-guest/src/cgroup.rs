@@ -1,14 +1,14 @@
 //! Cgroups: one for the bunker, with what the agent and the kernel need kept out of its reach,
 //! and one for each command in it.
 
-use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat},
     io::Errno,
     process::{Pid, Signal, kill_process},
 };
-use tokio::io::Interest;
+use tokio::{io::Interest, time::timeout};
 
 use crate::{error::AgentError, watch};
 
@@ -25,6 +25,9 @@ const COMMAND_MAX_TASKS: &str = "1024";
 /// Share of a processor for all commands together when the agent wants it too, where the agent
 /// counts 100: it stays responsive while they are busy.
 const BUNKER_CPU_WEIGHT: &str = "25";
+
+/// A process that waits in the kernel for something slow runs no code of its own meanwhile.
+const FREEZE_LIMIT: Duration = Duration::from_millis(200);
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -86,6 +89,24 @@ impl BunkerCgroup {
         cgroup.write("pids.max", COMMAND_MAX_TASKS).map_err(AgentError::io(FAILED))?;
         Ok(cgroup)
     }
+
+    /// Has every process of every command stand still.
+    pub async fn freeze(&self) -> io::Result<()> {
+        let events = watch(open(&self.dir, "cgroup.events")?, Interest::PRIORITY)?;
+        write(&self.dir, "cgroup.freeze", "1")?;
+        let frozen = async {
+            while counter(&read_small(events.get_ref())?, "frozen") == 0 {
+                events.ready(Interest::PRIORITY).await?.clear_ready();
+            }
+            Ok(())
+        };
+        timeout(FREEZE_LIMIT, frozen).await.unwrap_or(Ok(()))
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> io::Result<()> {
+        write(&self.dir, "cgroup.freeze", "0")
+    }
 }
 
 impl CommandCgroup {
@@ -95,14 +116,11 @@ impl CommandCgroup {
     }
 
     fn write(&self, file: &str, value: &str) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let fd = openat(&self.dir, file, flags, Mode::empty())?;
-        rustix::io::write(fd, value.as_bytes())?;
-        Ok(())
+        write(&self.dir, file, value)
     }
 
     fn open(&self, file: &str) -> io::Result<OwnedFd> {
-        Ok(openat(&self.dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        open(&self.dir, file)
     }
 
     /// Sends a signal to every process. A process made meanwhile may be missed.
@@ -163,6 +181,16 @@ impl Drop for CommandCgroup {
             let _ = self.remove();
         }
     }
+}
+
+fn write(dir: &OwnedFd, file: &str, value: &str) -> io::Result<()> {
+    let fd = openat(dir, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(fd, value.as_bytes())?;
+    Ok(())
+}
+
+fn open(dir: &OwnedFd, file: &str) -> io::Result<OwnedFd> {
+    Ok(openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn read_small(file: &OwnedFd) -> io::Result<String> {

@@ -1,7 +1,8 @@
 //! Becoming unlike the template and every other clone of it.
 //!
-//! The kernel's boot id is not set here, because nothing can: it is drawn when it is first read.
-//! The agent never reads it, so a clone's is drawn after its entropy came.
+//! The kernel's boot id cannot be set: it is drawn when it is first read. The agent never reads it, so the
+//! clone of a template draws its own after its entropy came. A copy of a guest that has been used may have
+//! it already; another one is then mounted over it.
 
 use std::{
     fs::File,
@@ -12,6 +13,7 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
+    mount::{UnmountFlags, mount_bind, unmount},
     system::{sethostname, uname},
     time::{ClockId, Timespec, clock_settime},
 };
@@ -29,6 +31,11 @@ const NANOS_PER_SECOND: i64 = 1_000_000_000;
 
 /// Where programs look up the bunker's own name.
 const HOST_ADDRESS: &str = "127.0.1.1";
+
+/// In the bunker.
+const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
+/// In the agent's own root.
+const OWN_BOOT_ID: &str = "/boot_id";
 
 const FRESH_HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
@@ -89,6 +96,10 @@ fn validate(identity: &Identity) -> Result<(), AgentError> {
     if id.len() != 32 || !id.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return invalid("machine id is not 32 hexadecimal digits");
     }
+    let is_uuid_byte = |b: u8| b == b'-' || b.is_ascii_hexdigit();
+    if identity.boot_id.as_ref().is_some_and(|id| id.len() != 36 || !id.bytes().all(is_uuid_byte)) {
+        return invalid("boot id is no UUID");
+    }
     Ok(())
 }
 
@@ -111,6 +122,10 @@ pub fn apply(identity: &Identity, pool: &EntropyPool, root: &BunkerRoot) -> Resu
     pool.add(&identity.entropy).map_err(AgentError::io("add entropy"))?;
     set_clock(identity.unix_time_ns)?;
     write_names(identity, root.dir())?;
+    if let Some(boot_id) = &identity.boot_id {
+        let replaced = replace_boot_id(boot_id, root.dir());
+        replaced.map_err(AgentError::io("replace the boot id"))?;
+    }
     match &identity.network {
         Some(network) => join(network, root),
         None => Ok(()),
@@ -125,6 +140,21 @@ fn join(network: &GuestNetwork, root: &BunkerRoot) -> Result<(), AgentError> {
     // In many images it is a link to a file of a service that is not running.
     root_files::replace(root.dir(), "etc/resolv.conf", &text)
         .map_err(AgentError::io("write /etc/resolv.conf"))
+}
+
+/// Has the kernel's boot id read as this one in the bunker.
+fn replace_boot_id(boot_id: &str, root: &OwnedFd) -> io::Result<()> {
+    std::fs::write(OWN_BOOT_ID, format!("{boot_id}\n"))?;
+    let place = || {
+        let point = root_files::open(root, BOOT_ID, OFlags::PATH, Mode::empty())?;
+        let path = format!("/proc/self/fd/{}", point.as_raw_fd());
+        Ok::<_, Errno>((point, path))
+    };
+    // That of the guest that this one was copied from.
+    let (_point, path) = place()?;
+    let _ = unmount(path, UnmountFlags::DETACH);
+    let (_point, path) = place()?;
+    Ok(mount_bind(OWN_BOOT_ID, path)?)
 }
 
 /// Sets the wall clock.
@@ -173,6 +203,7 @@ mod tests {
             hostname: "bnk-1".to_owned(),
             machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
             network: None,
+            boot_id: None,
         }
     }
 

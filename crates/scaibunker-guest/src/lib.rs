@@ -20,6 +20,7 @@ mod error;
 mod exec;
 mod files;
 mod freeze;
+mod hold;
 mod identity;
 mod log;
 mod network;

@@ -25,6 +25,8 @@ pub fn configure(network: &GuestNetwork) -> io::Result<()> {
     }
     for (device, interface) in devices.iter().zip(&network.interfaces) {
         let mac = parse_mac(&interface.mac).ok_or(io::ErrorKind::InvalidInput)?;
+        // A copy of a guest that was in a network: addresses and routes go with the device's fall.
+        lower(device)?;
         if *device != interface.name {
             rename(device, &interface.name)?;
         }
@@ -111,8 +113,17 @@ fn control<T>(family: AddressFamily, call: libc::Ioctl, argument: &mut T) -> io:
 
 /// Lets a device carry packets.
 pub fn raise(device: &str) -> io::Result<()> {
+    set_flags(device, (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short)
+}
+
+/// Lets it carry none; one that carries none is fine.
+fn lower(device: &str) -> io::Result<()> {
+    set_flags(device, 0)
+}
+
+fn set_flags(device: &str, flags: libc::c_short) -> io::Result<()> {
     let mut request = request(device)?;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags;
     control(AddressFamily::INET, libc::SIOCSIFFLAGS, &mut request)
 }
 

@@ -29,6 +29,7 @@ use crate::{
     exec::{self, Running},
     files::{self, FileThreads},
     freeze::Freezer,
+    hold::Hold,
     identity::{self, EntropyPool},
     log::Log,
     reaper::Reaper,
@@ -75,6 +76,7 @@ pub struct Agent {
     file_threads: FileThreads,
     entropy: EntropyPool,
     freezer: Arc<Freezer>,
+    pub hold: Hold,
     /// Set at the first `prepare`: a failed one leaves half a root, and the host ends the VM.
     is_prepared: AtomicBool,
     root: OnceLock<Arc<BunkerRoot>>,
@@ -91,6 +93,7 @@ impl Agent {
             file_threads: FileThreads::default(),
             entropy: EntropyPool::open()?,
             freezer: Arc::default(),
+            hold: Hold::default(),
             is_prepared: AtomicBool::new(false),
             root: OnceLock::new(),
         }))
@@ -116,6 +119,13 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// Commands that were held go on.
+    fn go_on(&self) -> Result<(), AgentError> {
+        self.hold.release(&self.cgroup).map_err(AgentError::io("let the commands go on"))
+    }
+}
+
 /// What the host may send on one stream before somebody reads.
 fn stream_window_bytes(memory_bytes: u64) -> u32 {
     let share = memory_bytes / MAX_MEMORY_SHARE / u64::from(MAX_STREAMS);
@@ -123,7 +133,7 @@ fn stream_window_bytes(memory_bytes: u64) -> u32 {
     share.clamp(MIN_STREAM_WINDOW_BYTES, MAX_STREAM_WINDOW_BYTES)
 }
 
-/// Serves one session to its end. Commands that still run then are killed.
+/// Serves one session to its end. Commands that still run then are killed, unless they are held.
 pub async fn serve(agent: &Arc<Agent>, stream: PortStream) {
     let service = service_fn(|request| {
         let agent = Arc::clone(agent);
@@ -173,10 +183,17 @@ async fn route(
         (&Method::POST, "/identify") => {
             let root = agent.root()?;
             identity::apply(&read_json::<Identity>(request).await?, &agent.entropy, root)?;
+            agent.go_on()?;
             Ok(done)
         }
         (&Method::POST, "/clock") => {
             identity::set_clock(read_json::<SetClock>(request).await?.unix_time_ns)?;
+            agent.go_on()?;
+            Ok(done)
+        }
+        (&Method::POST, "/hold") => {
+            let held = agent.hold.take(&agent.cgroup).await;
+            held.map_err(AgentError::io("stop the commands"))?;
             Ok(done)
         }
         (&Method::POST, "/freeze") => {

@@ -117,6 +117,7 @@ impl GuestDouble {
         Router::new()
             .route("/exec", post(exec))
             .route("/clock", post(set_clock))
+            .route("/hold", post(async || StatusCode::NO_CONTENT))
             .route("/execs/{id}/{what}", post(tell))
             .route("/files", get(file).put(put).delete(file))
             .route("/files/{what}", get(file).post(file).put(put))

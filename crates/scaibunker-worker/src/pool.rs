@@ -144,6 +144,16 @@ impl Pool {
         self.in_foreground(making).await
     }
 
+    /// A VM that continues from a bunker's moment, for a caller who waits. It stands still.
+    pub async fn make_from_moment(&self, moment: &Arc<Template>) -> Result<Vm, VmError> {
+        let making = async {
+            let mut vm = self.host.spawn(moment, CpuPriority::Normal).await?;
+            let restored = vm.restore_moment(moment).await;
+            vm.unless_failed(restored).await
+        };
+        self.in_foreground(making).await
+    }
+
     /// Makes a VM with GPUs, which is never kept ready.
     pub async fn make_with_gpus(&self, shape: &Shape, count: u32) -> Result<Vm, VmError> {
         let image = self.image_of(shape)?;

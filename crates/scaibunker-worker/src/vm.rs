@@ -10,13 +10,15 @@
 //! Dropping a [`Vm`] at any stage kills the VMM and frees its cgroup, directory and uid, in that
 //! order.
 
+mod copy;
+
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use scaibunker_api::{bunker::NetworkProfile, ids::BunkerId};
@@ -24,6 +26,7 @@ use scaibunker_guest_protocol::identity::{ENTROPY_BYTES, Identity, Prepare, SetC
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+pub use self::copy::{Copied, Moment};
 use crate::{
     assets::BakedImage,
     channel::{ChannelError, GuestChannel},
@@ -36,7 +39,6 @@ use crate::{
     scratch::{DEVICE_BYTES, ScratchDisks, ScratchError},
     seat::{Seat, SeatError, UidSlots},
     snapshots::{self, RestoreError},
-    supervisor::Copied,
     vitals::Vitals,
     vm_home::{Claim, Pause, VmHome},
 };
@@ -44,8 +46,8 @@ use crate::{
 /// A guest confirms its identity in milliseconds; one that takes this long is given up.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(20);
 
-/// The guest writes out what it has not written yet, which may be much.
-const FREEZE_LIMIT: Duration = Duration::from_secs(60);
+/// Commands stop within milliseconds.
+const HOLD_LIMIT: Duration = Duration::from_secs(2);
 
 /// A template boots in 1–3 s and warms up for a few more; a loaded host takes longer.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
@@ -84,6 +86,10 @@ pub enum VmError {
         "the bunker was made by an earlier version, whose disks cannot be copied while it runs"
     )]
     OldDisk,
+    #[error("a bunker with GPUs cannot be copied: what is in a device is out of reach")]
+    HasGpus,
+    #[error("the guest did not hold its commands")]
+    Hold(#[source] ChannelError),
     #[error("the guest did not hold its file system still")]
     Freeze(#[source] ChannelError),
     #[error("the VMM could not copy the disk")]
@@ -111,6 +117,17 @@ pub struct Host {
     pub gpus: Arc<Gpus>,
     /// `None` where none can be made.
     pub networks: Option<Arc<Networks>>,
+}
+
+/// What a guest was before a bunker claims its VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// Nobody's: it is fresh from a template.
+    None,
+    /// This bunker's own.
+    Own,
+    /// Another bunker's, of which this one is a copy.
+    Anothers,
 }
 
 /// A microVM at any stage. The fields' order is the order in which they are freed.
@@ -222,7 +239,8 @@ impl Host {
             // The earlier server may have died between writing that down and stopping the guest,
             // or between letting it run and writing that down.
             Some(_) => vm.machine.pause().await.map_err(VmError::from),
-            None => vm.connect(CONFIRM_LIMIT).await,
+            // The earlier server may have died while it copied the VM.
+            None => vm.go_on_unwatched().await,
         };
         let adopted = match adopted {
             Ok(()) => vm.find_network().await,
@@ -247,6 +265,18 @@ impl Vm {
         network.open_again(self.networks()?, bunker_id, &wanted).await?;
         self.seat.network = Some(network);
         Ok(())
+    }
+
+    /// Lets a guest run that nobody may have let go on.
+    async fn go_on_unwatched(&mut self) -> Result<(), VmError> {
+        self.machine.resume().await?;
+        self.connect(CONFIRM_LIMIT).await?;
+        self.set_clock("").await
+    }
+
+    /// Continues from a bunker's moment; the guest stands still until a bunker claims it.
+    pub async fn restore_moment(&mut self, moment: &Template) -> Result<(), VmError> {
+        Ok(self.machine.restore(moment).await?)
     }
 
     /// Continues from the template's state and becomes unique.
@@ -325,8 +355,8 @@ impl Vm {
     pub async fn claim(
         &mut self,
         claim: Claim,
-        cpu_millicores: u32,
-        memory_mb: u32,
+        past: Past,
+        (cpu_millicores, memory_mb): (u32, u32),
         request_id: &str,
     ) -> Result<(), VmError> {
         let (id, hostname) = (claim.bunker_id, hostname(claim.bunker_id));
@@ -338,11 +368,20 @@ impl Vm {
             cgroup.limit(limits(cpu_millicores, memory_mb, CpuPriority::Normal))?;
         }
         let network = match &self.seat.network {
+            // A guest with a past is in another place.
+            Some(network) if past != Past::None => {
+                network.open(self.networks()?, id, &wanted).await?.or(network.known_before())
+            }
             Some(network) => network.open(self.networks()?, id, &wanted).await?,
             None => None,
         };
         self.machine.resume().await?;
-        let identity = Identity { network, ..fresh_identity(hostname)? };
+        if self.channel.is_none() {
+            self.connect(CONFIRM_LIMIT).await?;
+        }
+        let boot_id = (past == Past::Anothers).then(|| Uuid::new_v4().to_string());
+        let machine_id = id.uuid().simple().to_string();
+        let identity = Identity { network, boot_id, machine_id, ..fresh_identity(hostname)? };
         self.channel()?.post("/identify", &identity, request_id, CONFIRM_LIMIT).await?;
         Ok(())
     }
@@ -362,8 +401,13 @@ impl Vm {
     /// The session stays open: neither side asks the other for signs of life. Time limits of
     /// commands are the guest's to keep, by its monotonic clock, which stands still with it under
     /// tcg; a guest whose clock source is the host's TSC under kvm finds that the time has passed.
-    pub async fn pause(&mut self, pause: Pause) -> Result<(), VmError> {
+    pub async fn pause(&mut self, pause: Pause, request_id: &str) -> Result<(), VmError> {
         self.seat.home.set_paused(Some(pause)).map_err(io_failed("write a VM's record"))?;
+        // Without it the guest's commands see the old clock for a moment when it is resumed.
+        let held = self.channel()?.post("/hold", &(), request_id, HOLD_LIMIT).await;
+        if let Err(error) = held {
+            tracing::warn!(error = %crate::chain(&error), "a guest is paused that does not answer");
+        }
         self.machine.pause().await?;
         Ok(())
     }
@@ -383,56 +427,14 @@ impl Vm {
         if self.channel.is_none() {
             self.connect(CONFIRM_LIMIT).await?;
         }
-        let clock = SetClock { unix_time_ns: unix_time_ns()? };
-        self.channel()?.post("/clock", &clock, request_id, CONFIRM_LIMIT).await?;
+        self.set_clock(request_id).await?;
         self.seat.home.set_paused(None).map_err(io_failed("write a VM's record"))
     }
 
-    /// Copies the disk as it is at one moment into an empty file. Whatever the guest has written is in
-    /// it: a paused guest is woken for as long as it takes to write that out.
-    pub async fn copy_disk(&mut self, target: &File, request_id: &str) -> Result<Copied, VmError> {
-        let disk_mb = self.owner().map_or(0, |claim| claim.disk_mb);
-        if disk_mb == 0 {
-            return Err(VmError::OldDisk);
-        }
-        let disk_bytes = u64::from(disk_mb) << 20;
-        target.set_len(disk_bytes).map_err(io_failed("size the copy of a disk"))?;
-        let was_paused = self.paused().is_some();
-        if was_paused {
-            self.machine.resume().await?;
-        }
-        let copied = self.copy_frozen_disk(target, request_id).await;
-        if was_paused {
-            self.machine.pause().await?;
-        }
-        Ok(Copied { disk_bytes, frozen: copied? })
-    }
-
-    /// How long the file system was frozen.
-    async fn copy_frozen_disk(
-        &mut self,
-        target: &File,
-        request_id: &str,
-    ) -> Result<Duration, VmError> {
-        if self.channel.is_none() {
-            self.connect(CONFIRM_LIMIT).await?;
-        }
-        let channel = self.channel()?;
-        channel.post("/freeze", &(), request_id, FREEZE_LIMIT).await.map_err(VmError::Freeze)?;
-        let began = Instant::now();
-        let mut thawed = None;
-        let thaw = async {
-            let done = channel.post("/thaw", &(), request_id, CONFIRM_LIMIT).await;
-            thawed = Some(done.map(|_| began.elapsed()));
-        };
-        let copied = self.machine.copy_disk(target, Box::pin(thaw)).await;
-        // What was not frozen until the copy had begun is of no one moment.
-        let frozen = match thawed {
-            Some(thawed) => thawed.map_err(VmError::Freeze)?,
-            None => began.elapsed(),
-        };
-        copied.map_err(VmError::Copy)?;
-        Ok(frozen)
+    /// Tells the guest the time; commands that were held go on with it.
+    async fn set_clock(&self, request_id: &str) -> Result<(), VmError> {
+        let clock = SetClock { unix_time_ns: unix_time_ns()? };
+        Ok(self.channel()?.post("/clock", &clock, request_id, CONFIRM_LIMIT).await?)
     }
 
     /// Whether the bunker is paused, by the record.
@@ -523,7 +525,14 @@ fn fresh_identity(hostname: String) -> Result<Identity, VmError> {
     rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| io_failed("draw entropy")(e.into()))?;
     let machine_id = Uuid::new_v4().simple().to_string();
-    Ok(Identity { entropy, unix_time_ns: unix_time_ns()?, hostname, machine_id, network: None })
+    Ok(Identity {
+        entropy,
+        unix_time_ns: unix_time_ns()?,
+        hostname,
+        machine_id,
+        network: None,
+        boot_id: None,
+    })
 }
 
 fn unix_time_ns() -> Result<i64, VmError> {

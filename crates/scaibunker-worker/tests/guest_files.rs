@@ -28,7 +28,7 @@ use scaibunker_worker::{
     channel::{AnswerBody, GuestBody, GuestChannel},
     engine::Shape,
     pool::Pool,
-    vm::Vm,
+    vm::{Past, Vm},
     vm_home::Claim,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -62,7 +62,7 @@ async fn lab() -> Lab {
         network: scaibunker_api::worker::StartNetwork::default(),
         disk_mb: 64,
     };
-    vm.claim(claim, 1000, 256, "req_test").await.unwrap();
+    vm.claim(claim, Past::None, (1000, 256), "req_test").await.unwrap();
     let guest = vm.channel().unwrap();
     Lab { vm, guest, _pool: pool, _dir: dir }
 }

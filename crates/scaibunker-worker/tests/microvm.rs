@@ -20,7 +20,11 @@ use scaibunker_guest_protocol::{
     exec::{ExecSpec, Exit},
     frame::{Frame, FrameDecoder, FrameKind},
 };
-use scaibunker_worker::{channel::GuestBody, vm::Vm, vm_home::Claim};
+use scaibunker_worker::{
+    channel::GuestBody,
+    vm::{Past, Vm},
+    vm_home::Claim,
+};
 
 use self::lab::{Lab, lab};
 
@@ -39,7 +43,7 @@ async fn claimed(mut vm: Vm) -> Vm {
         network: scaibunker_api::worker::StartNetwork::default(),
         disk_mb: 64,
     };
-    vm.claim(claim, 1000, 256, "req_test").await.unwrap();
+    vm.claim(claim, Past::None, (1000, 256), "req_test").await.unwrap();
     vm
 }
 

@@ -100,9 +100,16 @@ impl Command {
     }
 
     /// Keeps the processes that a command left behind company until the last one has ended.
-    pub async fn settle(self) {
-        let Streams { stdin, output } = self.streams;
-        drop((stdin, self.terminal));
+    pub async fn settle(mut self) {
+        self.streams.stdin.close();
+        self.keep_company().await;
+    }
+
+    /// [`Self::settle`] for a command that has not ended: it may still wait for input, whose end this
+    /// is not.
+    pub async fn keep_company(self) {
+        let Streams { stdin: _kept_open, output } = self.streams;
+        drop((self.terminal, self.device));
         // A cgroup that cannot be removed costs a little memory, and nobody can do more.
         let _ = tokio::join!(self.cgroup.remove_when_empty(), output.discard());
     }

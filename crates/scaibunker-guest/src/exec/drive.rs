@@ -28,6 +28,7 @@ use super::{
 use crate::{
     cgroup::CommandCgroup,
     error::AgentError,
+    hold::Hold,
     reaper::{Child, Ended},
 };
 
@@ -41,7 +42,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// Of a reason that quotes the caller's own, possibly very long, words.
 const MAX_REASON_BYTES: usize = 1024;
 
-/// Runs `command` to its end. Only the exec's last frame is left to send. `list` makes the command
+/// Runs `command` to its end; `None` if its host went while it was held: it goes on alone. Only the exec's last frame is left to send. `list` makes the command
 /// of the given process reachable for other requests.
 pub async fn drive(
     command: &mut Command,
@@ -49,8 +50,9 @@ pub async fn drive(
     time_limit: Option<Duration>,
     frames: FrameReader<Incoming>,
     list: impl FnOnce(u32) -> Listed,
+    hold: &Hold,
     to_host: &mpsc::Sender<Bytes>,
-) -> Result<Exit, AgentError> {
+) -> Result<Option<Exit>, AgentError> {
     let begun = Instant::now();
     let Command { cgroup, streams, child, device, .. } = command;
     let timed_out = AtomicBool::new(false);
@@ -59,7 +61,7 @@ pub async fn drive(
         ended = async {
             let ended = match begin(starter, child, list, to_host).await? {
                 Begun::Ended(ended) => ended,
-                Begun::Runs(_listed) => follow(child, cgroup, streams, frames, to_host).await,
+                Begun::Runs(_listed) => follow(child, cgroup, streams, frames, hold, to_host).await,
             };
             if timed_out.load(Ordering::Relaxed) {
                 // Whatever outlives the command now is killed in time: the answer says that the
@@ -68,7 +70,7 @@ pub async fn drive(
             }
             Ok::<_, AgentError>(ended)
         } => ended?,
-        never = enforce(cgroup, time_limit, to_host, &timed_out) => match never {},
+        () = enforce(cgroup, time_limit, hold, to_host, &timed_out) => return Ok(None),
     };
     streams.stdin.close();
     *device = None;
@@ -78,13 +80,13 @@ pub async fn drive(
         Ended::Exited(code) => (code, None),
         Ended::Signalled(signal) => (128 + signal, Some(signal)),
     };
-    Ok(Exit {
+    Ok(Some(Exit {
         exit_code,
         signal,
         timed_out: timed_out.load(Ordering::Relaxed),
         oom_killed: cgroup.was_oom_killed().map_err(AgentError::io("read the cgroup's events"))?,
         duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-    })
+    }))
 }
 
 enum Begun {
@@ -123,6 +125,7 @@ async fn follow(
     cgroup: &CommandCgroup,
     streams: &mut Streams,
     frames: FrameReader<Incoming>,
+    hold: &Hold,
     to_host: &mpsc::Sender<Bytes>,
 ) -> Ended {
     let Streams { stdin, output } = streams;
@@ -132,7 +135,7 @@ async fn follow(
         pending::<Infallible>().await
     };
     let input = async {
-        if feed(stdin, frames).await.is_err() {
+        if feed(stdin, frames).await.is_err() && !hold.is_held() {
             // Killed before its input is closed: half an input must not look like a whole one.
             let _ = cgroup.kill();
         }
@@ -168,13 +171,15 @@ async fn feed(stdin: &mut Input, mut frames: FrameReader<Incoming>) -> Result<()
     Ok(())
 }
 
-/// Ends the command's processes when its time is up or the host has given the stream up.
+/// Ends the command's processes when its time is up or the host has given the stream up. Returns if that
+/// happens while the command is held, which is not the command's end.
 async fn enforce(
     cgroup: &CommandCgroup,
     time_limit: Option<Duration>,
+    hold: &Hold,
     to_host: &mpsc::Sender<Bytes>,
     timed_out: &AtomicBool,
-) -> Infallible {
+) {
     let time_is_up = async {
         match time_limit {
             Some(limit) => sleep(limit).await,
@@ -185,6 +190,9 @@ async fn enforce(
         () = to_host.closed() => true,
         () = time_is_up => false,
     };
+    if in_time && hold.is_held() {
+        return;
+    }
     if !in_time {
         timed_out.store(true, Ordering::Relaxed);
         // What cannot be asked to end is killed below all the same.

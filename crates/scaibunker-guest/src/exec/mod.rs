@@ -97,10 +97,18 @@ async fn run(
         let time_limit = spec.timeout_ms.map(Duration::from_millis);
         let terminal = prepared.terminal.clone();
         let list = |leader| agent.running.list(&spec.exec_id, leader, terminal);
-        drive(command.insert(prepared), starter, time_limit, frames, list, &to_host).await
+        let command = command.insert(prepared);
+        drive(command, starter, time_limit, frames, list, &agent.hold, &to_host).await
     };
     let last = match outcome.await {
-        Ok(exit) => {
+        Ok(None) => {
+            log("the exec's host has gone; the command goes on".to_owned());
+            if let Some(command) = command {
+                command.keep_company().await;
+            }
+            return;
+        }
+        Ok(Some(exit)) => {
             log(format!("exec ended with {} after {} ms", exit.exit_code, exit.duration_ms));
             Frame::json(FrameKind::Exit, &exit)
         }

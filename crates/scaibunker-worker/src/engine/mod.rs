@@ -2,10 +2,9 @@
 
 pub mod qemu;
 
-use std::{fs::File, io, os::fd::OwnedFd, sync::Arc};
+use std::{fs::File, io, os::fd::OwnedFd, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
 use tokio::net::UnixStream;
 
 use crate::{
@@ -76,7 +75,7 @@ impl Shape {
     }
 }
 
-/// A booted and stopped microVM that clones continue from.
+/// A stopped microVM that clones continue from: one that was booted for that, or a bunker at one moment.
 #[derive(Debug)]
 pub struct Template {
     pub shape: Shape,
@@ -96,6 +95,14 @@ pub struct SavedVm {
     pub memory: OwnedFd,
     /// Device state, as the engine wrote it.
     pub state: File,
+}
+
+/// What [`MicroVm::capture`] copied.
+#[derive(Debug)]
+pub struct Capture {
+    pub saved: SavedVm,
+    /// Since when the guest stands still.
+    pub stopped_at: Instant,
 }
 
 /// The engine could not do what it was asked.
@@ -156,14 +163,14 @@ pub trait MicroVm: Send + Sync {
     async fn resume(&mut self) -> Result<(), EngineError>;
     /// Stops the guest; one that stands still already is fine.
     async fn pause(&mut self) -> Result<(), EngineError>;
-    /// Copies the writable disk as it is at this moment into `target`, which is as long as the disk and
-    /// empty; the guest may go on writing as soon as `begun` is called. A guest that stands still is
-    /// copied as well.
-    async fn copy_disk(
-        &mut self,
-        target: &File,
-        begun: BoxFuture<'_, ()>,
-    ) -> Result<(), EngineError>;
+    /// Begins to copy the writable disk as it is at this moment into `target`, which is as long as the disk
+    /// and empty; from here on the guest may go on writing. One that stands still is copied as well.
+    async fn begin_disk_copy(&mut self, target: &File) -> Result<(), EngineError>;
+    /// Waits until the copy is whole.
+    async fn finish_disk_copy(&mut self) -> Result<(), EngineError>;
+    /// Stops the guest of a clone, for ever if nobody resumes or pauses it, and copies its memory and
+    /// device state.
+    async fn capture(&mut self) -> Result<Capture, EngineError>;
     /// Stops a booted guest, keeps its memory and device state, and ends the VMM.
     async fn save(self: Box<Self>) -> Result<SavedVm, EngineError>;
     /// Gives up the control connection and keeps the process.

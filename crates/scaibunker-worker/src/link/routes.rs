@@ -16,7 +16,7 @@ use scaibunker_api::{
     bunker::BunkerMetrics,
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
-    worker::{BunkerReport, StartBunker},
+    worker::{BunkerReport, ForkBunker, ForkedBunker, StartBunker},
 };
 use scaibunker_guest_protocol::files::{
     DeleteCall, FileCall, ListCall, MakeDirectoryCall, MoveCall, WatchCall, WriteCall,
@@ -25,7 +25,12 @@ use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
 
 use super::{bridges, commit, exec, execs, files::pass, images, snapshots};
-use crate::{images::Images, snapshots::Snapshots, storage::StorageClient, supervisor::Supervisor};
+use crate::{
+    images::Images,
+    snapshots::Snapshots,
+    storage::StorageClient,
+    supervisor::{Origin, Supervisor},
+};
 
 type Supervised = State<Arc<Supervisor>>;
 
@@ -93,6 +98,7 @@ pub fn router(
         .route("/bunkers/{id}/snapshots/{snapshot_id}", put(snapshots::take))
         .route("/bunkers/{id}/pause", post(pause))
         .route("/bunkers/{id}/resume", post(resume))
+        .route("/bunkers/{id}/fork", post(fork))
         .route("/bunkers/{id}/metrics", get(metrics))
         .nest("/bunkers/{id}", files.merge(execs))
         .route("/images", get(images::list))
@@ -156,7 +162,17 @@ async fn start(
     body: Bytes,
 ) -> Result<Json<BunkerReport>, Failure> {
     let spec: StartBunker = read_json(&body)?;
-    Ok(Json(supervisor.start(id, spec, None, request_id(&headers)).await?))
+    Ok(Json(supervisor.start(id, spec, Origin::Image, request_id(&headers)).await?))
+}
+
+async fn fork(
+    State(supervisor): Supervised,
+    Path(id): Path<BunkerId>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<ForkedBunker>, Failure> {
+    let ask: ForkBunker = read_json(&body)?;
+    Ok(Json(supervisor.fork(id, ask, request_id(&headers)).await?))
 }
 
 async fn pause(

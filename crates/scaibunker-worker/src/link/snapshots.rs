@@ -18,7 +18,11 @@ use scaibunker_snapshot::link::{StartFromSnapshot, StoredSnapshot, TakenSnapshot
 use serde::de::DeserializeOwned;
 
 use super::routes::{Failure, read_json, request_id};
-use crate::{pool::Restore, snapshots::Snapshots, supervisor::Supervisor};
+use crate::{
+    pool::Restore,
+    snapshots::Snapshots,
+    supervisor::{Origin, Supervisor},
+};
 
 /// Where the chunks of a full disk of the largest size are takes less.
 const MAX_BODY_BYTES: usize = 1 << 30;
@@ -31,8 +35,8 @@ pub async fn start(
     body: Body,
 ) -> Result<Json<BunkerReport>, Failure> {
     let StartFromSnapshot { start, disk } = read(body).await?;
-    let restore = Some(Restore { disk, snapshots });
-    Ok(Json(supervisor.start(id, start, restore, request_id(&headers)).await?))
+    let origin = Origin::Disk(Restore { disk, snapshots });
+    Ok(Json(supervisor.start(id, start, origin, request_id(&headers)).await?))
 }
 
 pub async fn take(

@@ -1,7 +1,7 @@
 //! Driving one bunker: this task alone owns its VM, carries out what is ordered, and publishes
 //! what became of it.
 
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc};
 
 use jiff::Timestamp;
 use scaibunker_api::{
@@ -15,10 +15,12 @@ use tokio::{
 
 use super::{Bunker, Supervisor};
 use crate::{
+    assets::BakedImage,
     bunker_state::{BunkerState, Guest},
     chain,
+    engine::Shape,
     execs::END_LIMIT,
-    vm::{Vm, VmError},
+    vm::{Copied, Moment, Vm, VmError},
     vm_home::{Claim, Pause},
 };
 
@@ -38,14 +40,16 @@ pub(super) enum Want {
 pub(super) enum Order {
     Swing { want: Want, request_id: String, done: oneshot::Sender<Result<(), ErrorBody>> },
     CopyDisk { target: File, request_id: String, done: oneshot::Sender<Result<Copied, ErrorBody>> },
+    CopyAll { copy: CopyAll, request_id: String, done: oneshot::Sender<Result<Moment, ErrorBody>> },
 }
 
-/// A copy of a bunker's disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Copied {
-    pub disk_bytes: u64,
-    /// How long nothing could be written in the bunker.
-    pub frozen: Duration,
+/// What a copy of everything takes.
+#[derive(Debug)]
+pub(super) struct CopyAll {
+    pub shape: Shape,
+    pub image: BakedImage,
+    /// Empty.
+    pub scratch: File,
 }
 
 /// A bunker with its VM.
@@ -134,7 +138,7 @@ impl Driven<'_> {
             match order {
                 Order::Swing { want, request_id, done } => {
                     let swung = match (want, self.vm.paused().is_some()) {
-                        (Want::Pause, false) => self.pause().await,
+                        (Want::Pause, false) => self.pause(&request_id).await,
                         (Want::Resume, true) => self.resume(&request_id).await,
                         (Want::Pause, true) | (Want::Resume, false) => Ok(()),
                     };
@@ -148,6 +152,13 @@ impl Driven<'_> {
                 }
                 Order::CopyDisk { target, request_id, done } => {
                     let copied = self.vm.copy_disk(&target, &request_id).await;
+                    if let Some(reason) = self.answer("could not be copied", copied, done).await {
+                        return reason;
+                    }
+                }
+                Order::CopyAll { copy, request_id, done } => {
+                    let CopyAll { shape, image, scratch } = copy;
+                    let copied = self.vm.copy_all(shape, image, scratch, &request_id).await;
                     if let Some(reason) = self.answer("could not be copied", copied, done).await {
                         return reason;
                     }
@@ -204,11 +215,11 @@ impl Driven<'_> {
         Ok(())
     }
 
-    async fn pause(&mut self) -> Result<(), VmError> {
+    async fn pause(&mut self, request_id: &str) -> Result<(), VmError> {
         let activity = &self.bunker.activity;
         let last_active_at = activity.last_active_at().unwrap_or_else(Timestamp::now);
         activity.stand_still(last_active_at);
-        if let Err(error) = self.vm.pause(Pause { last_active_at }).await {
+        if let Err(error) = self.vm.pause(Pause { last_active_at }, request_id).await {
             activity.run(last_active_at);
             return Err(error);
         }

@@ -6,6 +6,8 @@
 
 mod bunker;
 mod drive;
+mod fork;
+mod origin;
 #[cfg(test)]
 mod tests;
 
@@ -18,11 +20,11 @@ use std::{
 
 use jiff::Timestamp;
 use scaibunker_api::{
-    bunker::{BunkerMetrics, NetworkProfile},
+    bunker::BunkerMetrics,
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
     image::RootConfig,
-    worker::{BunkerReport, StartBunker, StartNetwork, WorkerBunkerState},
+    worker::{BunkerReport, StartBunker, WorkerBunkerState},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -30,7 +32,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::drive::Copied;
+pub use self::origin::Origin;
 use self::{
     bunker::Bunker,
     drive::{Order, Want},
@@ -38,14 +40,12 @@ use self::{
 use crate::{
     activity::{CpuSampler, SAMPLE_INTERVAL},
     bunker_state::{BunkerState, BunkerWatch, Guest, paused},
-    chain,
-    engine::{DiskStart, Nics, Shape},
     execs::Execs,
     jail::{Cgroup, JailedProcess},
     network::Networks,
-    pool::{Pool, Restore},
+    pool::Pool,
     vitals::Vitals,
-    vm::{Vm, VmError},
+    vm::Copied,
     vm_home::{Claim, ProcessMark, VmHome},
 };
 
@@ -88,7 +88,7 @@ impl Supervisor {
         self: &Arc<Self>,
         id: BunkerId,
         spec: StartBunker,
-        restore: Option<Restore>,
+        origin: Origin,
         request_id: String,
     ) -> Result<BunkerReport, ErrorBody> {
         if self.shutdown.is_cancelled() {
@@ -116,7 +116,8 @@ impl Supervisor {
             };
             let (supervisor, driven) = (Arc::clone(self), Arc::clone(&bunker));
             self.tasks.spawn(async move {
-                let started = supervisor.make(&spec, restore.as_ref(), claim, &request_id).await;
+                let started =
+                    origin::make(&supervisor.pool, origin, &spec, claim, &request_id).await;
                 supervisor.drive(id, &driven, orders, started_at, started).await;
                 drop(lease);
             });
@@ -142,41 +143,6 @@ impl Supervisor {
         let bunker = Arc::new(bunker);
         bunkers.insert(id, Arc::clone(&bunker));
         (bunker, Some(orders))
-    }
-
-    async fn make(
-        &self,
-        spec: &StartBunker,
-        restore: Option<&Restore>,
-        claim: Claim,
-        request_id: &str,
-    ) -> Result<Vm, VmError> {
-        let disk = if restore.is_some() { DiskStart::Restored } else { DiskStart::Fresh };
-        let shape = Shape {
-            image: spec.image.clone(),
-            vcpus: spec.cpu_millicores.div_ceil(1000).max(1),
-            memory_mb: spec.memory_mb,
-            disk_mb: spec.disk_mb,
-            nics: nics(&spec.network),
-            disk,
-        };
-        if let Some(restore) = restore {
-            let vm = self.pool.make_restored(&shape, restore).await?;
-            return give(vm, claim, spec, request_id).await;
-        }
-        if spec.gpu_count > 0 {
-            let vm = self.pool.make_with_gpus(&shape, spec.gpu_count).await?;
-            return give(vm, claim, spec, request_id).await;
-        }
-        if let Some(vm) = self.pool.take_ready(&shape) {
-            match give(vm, claim.clone(), spec, request_id).await {
-                Ok(vm) => return Ok(vm),
-                // It died on the shelf, which need not concern the caller.
-                Err(error) => tracing::warn!(error = %chain(&error), "a ready VM was unusable"),
-            }
-        }
-        let vm = self.pool.make_now(&shape).await?;
-        give(vm, claim, spec, request_id).await
     }
 
     /// Stops a bunker in the middle of what it does; one that is paused already is fine.
@@ -435,26 +401,4 @@ fn same_process(mark: ProcessMark) -> Option<JailedProcess> {
     }
     process.leave_running();
     None
-}
-
-/// Makes the VM the bunker's, or frees it.
-/// The devices that a bunker's network wants.
-fn nics(network: &StartNetwork) -> Nics {
-    match network.profile {
-        NetworkProfile::Isolated => Nics::None,
-        NetworkProfile::Registry | NetworkProfile::Allowlisted | NetworkProfile::Unrestricted => {
-            Nics::Gateway
-        }
-        NetworkProfile::Transit => Nics::Bridges(network.interfaces.len() as u32),
-    }
-}
-
-async fn give(
-    mut vm: Vm,
-    claim: Claim,
-    spec: &StartBunker,
-    request_id: &str,
-) -> Result<Vm, VmError> {
-    let claimed = vm.claim(claim, spec.cpu_millicores, spec.memory_mb, request_id).await;
-    vm.unless_failed(claimed).await
 }

@@ -17,7 +17,7 @@ use tokio::{net::UnixListener, time::timeout};
 use super::*;
 use crate::{
     assets::BakedImage,
-    engine::{AGENT_SOCKET, Engine, EngineError, MicroVm, SavedVm, Template},
+    engine::{AGENT_SOCKET, Capture, Engine, EngineError, MicroVm, SavedVm, Shape, Template},
     guest_double::GuestDouble,
     images::Images,
     scratch::{ScratchDisk, ScratchDisks},
@@ -108,11 +108,15 @@ impl MicroVm for VmDouble {
         self.told.take("stop")
     }
 
-    async fn copy_disk(
-        &mut self,
-        _: &std::fs::File,
-        _: futures_util::future::BoxFuture<'_, ()>,
-    ) -> Result<(), EngineError> {
+    async fn begin_disk_copy(&mut self, _: &std::fs::File) -> Result<(), EngineError> {
+        cannot()
+    }
+
+    async fn finish_disk_copy(&mut self) -> Result<(), EngineError> {
+        cannot()
+    }
+
+    async fn capture(&mut self) -> Result<Capture, EngineError> {
         cannot()
     }
 

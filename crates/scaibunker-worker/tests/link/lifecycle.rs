@@ -146,7 +146,7 @@ async fn a_paused_bunker_can_be_deleted_or_die() {
     assert_eq!(std::fs::read_dir(worker.vms_dir()).unwrap().count(), 0);
 
     let spec = spec(&worker.lab.shape);
-    worker.supervisor.start(worker.id, spec, None, String::new()).await.unwrap();
+    worker.supervisor.start(worker.id, spec, Origin::Image, String::new()).await.unwrap();
     worker.order("pause").await;
     let pid = rustix::process::Pid::from_raw(worker.pid()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();

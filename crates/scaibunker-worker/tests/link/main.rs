@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shall say where")]
 
+mod fork;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod lifecycle;
@@ -31,7 +32,11 @@ use scaibunker_guest_protocol::{
 };
 use scaibunker_storage::{Objects, SigningSecret, WorkerToken};
 use scaibunker_worker::{
-    engine::Shape, link, snapshots::Snapshots, storage::StorageClient, supervisor::Supervisor,
+    engine::Shape,
+    link,
+    snapshots::Snapshots,
+    storage::StorageClient,
+    supervisor::{Origin, Supervisor},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::timeout};
@@ -69,7 +74,7 @@ impl Worker {
         let supervisor = Supervisor::new(Arc::clone(&lab.pool), stop.clone(), keep_bunkers);
         supervisor.follow_activity();
         let id = BunkerId::generate();
-        supervisor.start(id, spec(&lab.shape), None, "req_test".to_owned()).await.unwrap();
+        supervisor.start(id, spec(&lab.shape), Origin::Image, "req_test".to_owned()).await.unwrap();
         let storage = Arc::new(StorageClient::new(&url, TOKEN).unwrap());
         let routes = link::router(
             Arc::clone(&supervisor),

@@ -3,7 +3,6 @@
 
 use std::{fs::File, os::fd::AsFd as _, time::Duration};
 
-use futures_util::future::BoxFuture;
 use scaibunker_guest_protocol::SCRATCH_DISK_SERIAL;
 use serde_json::json;
 use tokio::time::sleep;
@@ -21,20 +20,20 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Attempts to get rid of a job: ten seconds of them.
 const DISMISSALS: usize = 5_000;
 
-/// Copies the disk into `target`; `begun` runs once the moment has been.
-pub async fn copy(
-    qmp: &mut Qmp,
-    target: &File,
-    begun: BoxFuture<'_, ()>,
-) -> Result<(), EngineError> {
-    let copied = start(qmp, target).await;
-    begun.await;
-    let copied = match copied {
-        Ok(()) => finish(qmp).await,
-        Err(error) => Err(error),
-    };
+/// Begins to copy the disk into `target`, as it is now.
+pub async fn begin(qmp: &mut Qmp, target: &File) -> Result<(), EngineError> {
+    let begun = start(qmp, target).await;
+    if begun.is_err() {
+        clear(qmp).await;
+    }
+    begun
+}
+
+/// Waits for the end of what was begun.
+pub async fn finish(qmp: &mut Qmp) -> Result<(), EngineError> {
+    let finished = follow(qmp).await;
     clear(qmp).await;
-    copied
+    finished
 }
 
 async fn start(qmp: &mut Qmp, target: &File) -> Result<(), EngineError> {
@@ -59,7 +58,7 @@ async fn start(qmp: &mut Qmp, target: &File) -> Result<(), EngineError> {
     qmp.execute("blockdev-backup", job).await.map(drop)
 }
 
-async fn finish(qmp: &mut Qmp) -> Result<(), EngineError> {
+async fn follow(qmp: &mut Qmp) -> Result<(), EngineError> {
     // A small disk may be copied already; what became of the job is looked at below.
     let _ = qmp.execute("block-job-set-speed", json!({ "device": JOB, "speed": 0 })).await;
     loop {

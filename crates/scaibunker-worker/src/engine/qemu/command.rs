@@ -82,6 +82,8 @@ pub fn arguments(
         ),
     ]);
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
+    // The state that is loaded is of devices alone, without the section that this would announce.
+    add(&["-global", "migration.send-configuration=off"]);
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     add(&["-kernel", &PassedFile::Vmlinux.path(), "-initrd", &PassedFile::Initramfs.path()]);
     add(&["-append", &kernel_command_line(accelerator)]);

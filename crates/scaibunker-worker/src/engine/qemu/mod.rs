@@ -2,16 +2,17 @@
 
 mod backup;
 mod command;
+mod memory;
 mod probe;
 mod qmp;
 mod tsc;
 
 use std::{
     ffi::CString,
-    fs::File,
+    fs::{File, OpenOptions},
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd as _, OwnedFd},
         unix::{ffi::OsStrExt, fs::chown},
     },
     path::{Path, PathBuf},
@@ -20,8 +21,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
@@ -31,7 +30,7 @@ use self::{
     command::{PassedFile, Role, arguments},
     qmp::Qmp,
 };
-use super::{AGENT_SOCKET, Engine, EngineError, MicroVm, SavedVm, Shape, Template};
+use super::{AGENT_SOCKET, Capture, Engine, EngineError, MicroVm, SavedVm, Shape, Template};
 use crate::{
     assets::{BakedImage, Kernel},
     gpus::GpuLease,
@@ -42,6 +41,9 @@ use crate::{
 };
 
 const QMP_SOCKET: &str = "qmp.sock";
+
+/// Beyond those of the disks.
+const STATE_FD_SET: u32 = 1_001;
 
 const VFIO: &str = "/dev/vfio/vfio";
 /// A device for each IOMMU group.
@@ -185,10 +187,8 @@ impl Engine for Qemu {
         seat: &mut Seat,
         scratch: ScratchDisk,
     ) -> Result<Box<dyn MicroVm>, EngineError> {
-        let memory = memfd_create("guest-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-            .map_err(|e| io_failed("make the memory file")(e.into()))?;
-        ftruncate(&memory, u64::from(shape.memory_mb) << 20)
-            .map_err(|e| io_failed("size the memory file")(e.into()))?;
+        let memory = memory::create(u64::from(shape.memory_mb) << 20);
+        let memory = memory.map_err(io_failed("make the memory file"))?;
         let kept = memory.try_clone().map_err(io_failed("copy a descriptor"))?;
         let mut vm = self.spawn(shape, image, memory, Role::Template, seat, scratch).await?;
         vm.memory = Some(kept);
@@ -253,33 +253,29 @@ impl QemuVm {
         self.qmp.execute("stop", json!({})).await.map(drop)
     }
 
-    /// Device state only: the memory is in its own file already.
-    async fn ignore_shared_memory(&mut self) -> Result<(), EngineError> {
-        let capability = json!({ "capability": "x-ignore-shared", "state": true });
-        self.qmp
-            .execute("migrate-set-capabilities", json!({ "capabilities": [capability] }))
-            .await
-            .map(drop)
-    }
-
-    async fn save_state(&mut self, state: &File) -> Result<(), EngineError> {
-        self.ignore_shared_memory().await?;
+    /// The state of all devices. The guest stands still, and its disks stay its own.
+    async fn save_devices(&mut self) -> Result<File, EngineError> {
+        let state = tempfile::tempfile().map_err(io_failed("make the state file"))?;
+        // QEMU opens a descriptor for writing alone, and takes no other.
+        let path = format!("/proc/self/fd/{}", state.as_raw_fd());
+        let write_only = OpenOptions::new().write(true).open(path);
+        let write_only = write_only.map_err(io_failed("open the state file"))?;
         let qmp = &mut self.qmp;
-        qmp.pass_fd("state", state.as_fd()).await?;
-        qmp.execute("migrate", json!({ "uri": "fd:state" })).await?;
-        let deadline = Instant::now() + MIGRATE_LIMIT;
-        loop {
-            let answer = qmp.execute("query-migrate", json!({})).await?;
-            match answer["status"].as_str() {
-                Some("completed") => return Ok(()),
-                Some("failed" | "cancelled") => {
-                    return Err(EngineError::Protocol(format!("saving failed: {answer}")));
-                }
-                _ if Instant::now() > deadline => return Err(migrate_timeout("save the state")),
-                _ => sleep(POLL_INTERVAL).await,
-            }
-        }
+        qmp.add_fd(STATE_FD_SET, write_only.as_fd()).await?;
+        let filename = format!("/dev/fdset/{STATE_FD_SET}");
+        // `migrate` would write the memory too, of a VM whose memory is not shared with a file.
+        let args = json!({ "filename": filename, "live": false });
+        let saved = qmp.execute("xen-save-devices-state", args).await;
+        let _ = qmp.execute("remove-fd", json!({ "fdset-id": STATE_FD_SET })).await;
+        saved.map(|_| state)
     }
+}
+
+async fn on_own_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, EngineError> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::from);
+    done.and_then(|done| done).map_err(io_failed("copy the guest's memory"))
 }
 
 fn migrate_timeout(what: &'static str) -> EngineError {
@@ -289,10 +285,8 @@ fn migrate_timeout(what: &'static str) -> EngineError {
 #[async_trait]
 impl MicroVm for QemuVm {
     async fn restore(&mut self, template: &Template) -> Result<(), EngineError> {
-        self.ignore_shared_memory().await?;
         // A descriptor of its own, because a shared one shares its position with the siblings.
-        let path =
-            format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&template.saved.state));
+        let path = format!("/proc/self/fd/{}", template.saved.state.as_raw_fd());
         let state = File::open(path).map_err(io_failed("open the saved state"))?;
         let qmp = &mut self.qmp;
         qmp.pass_fd("state", state.as_fd()).await?;
@@ -323,25 +317,41 @@ impl MicroVm for QemuVm {
         self.process.freeze().map_err(io_failed("stop the VMM"))
     }
 
-    async fn copy_disk(
-        &mut self,
-        target: &File,
-        begun: BoxFuture<'_, ()>,
-    ) -> Result<(), EngineError> {
-        backup::copy(&mut self.qmp, target, begun).await
+    async fn begin_disk_copy(&mut self, target: &File) -> Result<(), EngineError> {
+        backup::begin(&mut self.qmp, target).await
+    }
+
+    async fn finish_disk_copy(&mut self) -> Result<(), EngineError> {
+        backup::finish(&mut self.qmp).await
+    }
+
+    async fn capture(&mut self) -> Result<Capture, EngineError> {
+        let base = self.process.descriptor(PassedFile::Memory.number());
+        let base = Arc::new(base.map_err(io_failed("find the guest's memory"))?);
+        let copying = Arc::clone(&base);
+        let copy = on_own_thread(move || memory::copy_base(&copying)).await?;
+        self.process.thaw().map_err(io_failed("let the VMM go on"))?;
+        self.stop_cpus().await?;
+        let stopped_at = Instant::now();
+        let state = self.save_devices().await?;
+        let pid = self.process.pid();
+        let memory = on_own_thread(move || {
+            memory::copy_own_pages(pid, &base, &copy)?;
+            memory::seal(&copy)?;
+            Ok(copy)
+        });
+        let saved = SavedVm { memory: memory.await?, state };
+        Ok(Capture { saved, stopped_at: stopped_at.into_std() })
     }
 
     async fn save(mut self: Box<Self>) -> Result<SavedVm, EngineError> {
         let cannot = || EngineError::Protocol("a clone's memory cannot be saved".to_owned());
         let memory = self.memory.take().ok_or_else(cannot)?;
         self.stop_cpus().await?;
-        let state = tempfile::tempfile().map_err(io_failed("make the state file"))?;
-        self.save_state(&state).await?;
+        let state = self.save_devices().await?;
         // The VMM's writable mapping must be gone before the memory can be sealed.
         drop(self);
-        let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&memory, seals)
-            .map_err(|e| io_failed("seal the template's memory")(e.into()))?;
+        memory::seal(&memory).map_err(io_failed("seal the template's memory"))?;
         Ok(SavedVm { memory, state })
     }
 

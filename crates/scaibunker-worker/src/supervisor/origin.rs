@@ -1,0 +1,100 @@
+//! Where a bunker's VM comes from.
+
+use std::sync::Arc;
+
+use scaibunker_api::{
+    bunker::NetworkProfile,
+    worker::{StartBunker, StartNetwork},
+};
+
+use crate::{
+    engine::{DiskStart, Nics, Shape, Template},
+    pool::{Pool, Restore},
+    vm::{Past, Vm, VmError},
+    vm_home::Claim,
+};
+
+/// What a bunker starts as.
+pub enum Origin {
+    /// Its image.
+    Image,
+    /// Its image with a snapshot's files.
+    Disk(Restore),
+    /// A bunker at one moment.
+    Moment { template: Arc<Template>, past: Past },
+}
+
+/// Makes the bunker's VM.
+pub(super) async fn make(
+    pool: &Pool,
+    origin: Origin,
+    spec: &StartBunker,
+    claim: Claim,
+    request_id: &str,
+) -> Result<Vm, VmError> {
+    let shape = shape(spec);
+    match origin {
+        Origin::Disk(restore) => {
+            let shape = Shape { disk: DiskStart::Restored, ..shape };
+            let vm = pool.make_restored(&shape, &restore).await?;
+            give(vm, claim, Past::None, spec, request_id).await
+        }
+        Origin::Moment { template, past } => {
+            let vm = pool.make_from_moment(&template).await?;
+            give(vm, claim, past, spec, request_id).await
+        }
+        Origin::Image if spec.gpu_count > 0 => {
+            let vm = pool.make_with_gpus(&shape, spec.gpu_count).await?;
+            give(vm, claim, Past::None, spec, request_id).await
+        }
+        Origin::Image => {
+            if let Some(vm) = pool.take_ready(&shape) {
+                match give(vm, claim.clone(), Past::None, spec, request_id).await {
+                    Ok(vm) => return Ok(vm),
+                    // It died on the shelf, which need not concern the caller.
+                    Err(error) => {
+                        tracing::warn!(error = %crate::chain(&error), "a ready VM was unusable");
+                    }
+                }
+            }
+            let vm = pool.make_now(&shape).await?;
+            give(vm, claim, Past::None, spec, request_id).await
+        }
+    }
+}
+
+/// That of a bunker's VM, whose disk starts empty.
+pub(super) fn shape(spec: &StartBunker) -> Shape {
+    Shape {
+        image: spec.image.clone(),
+        vcpus: spec.cpu_millicores.div_ceil(1000).max(1),
+        memory_mb: spec.memory_mb,
+        disk_mb: spec.disk_mb,
+        nics: nics(&spec.network),
+        disk: DiskStart::Fresh,
+    }
+}
+
+/// The devices that a bunker's network wants.
+fn nics(network: &StartNetwork) -> Nics {
+    match network.profile {
+        NetworkProfile::Isolated => Nics::None,
+        NetworkProfile::Registry | NetworkProfile::Allowlisted | NetworkProfile::Unrestricted => {
+            Nics::Gateway
+        }
+        NetworkProfile::Transit => Nics::Bridges(network.interfaces.len() as u32),
+    }
+}
+
+/// Makes the VM the bunker's, or frees it.
+async fn give(
+    mut vm: Vm,
+    claim: Claim,
+    past: Past,
+    spec: &StartBunker,
+    request_id: &str,
+) -> Result<Vm, VmError> {
+    let limits = (spec.cpu_millicores, spec.memory_mb);
+    let claimed = vm.claim(claim, past, limits, request_id).await;
+    vm.unless_failed(claimed).await
+}
