@@ -132,6 +132,26 @@ impl NetworkProfile {
     }
 }
 
+/// What becomes of an idle bunker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnIdle {
+    /// It ends.
+    #[default]
+    Terminate,
+    /// It is paused, and the next request that needs it running resumes it.
+    Pause,
+}
+
+/// The body of `POST /bunkers/{id}/fork`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForkRequest {
+    /// How many children.
+    #[schemars(range(min = 1, max = 100))]
+    pub count: u32,
+}
+
 /// One network interface of a `transit` bunker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -196,6 +216,14 @@ pub struct CreateBunker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 315_360_000))]
     pub idle_timeout_s: Option<u64>,
+    /// What becomes of it after `idle_timeout_s`.
+    #[serde(default)]
+    pub on_idle: OnIdle,
+    /// How long it may be paused before its memory is written out and its worker's freed; 3600 unless
+    /// given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
+    pub pause_evict_after_s: Option<u64>,
     #[serde(default)]
     pub session_type: SessionType,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -224,6 +252,10 @@ pub struct PatchBunker {
     pub max_lifetime_s: Option<Option<u64>>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub idle_timeout_s: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub on_idle: Option<Option<OnIdle>>,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub pause_evict_after_s: Option<Option<u64>>,
 }
 
 /// Tells a field that is `null` from one that is absent.
@@ -250,6 +282,9 @@ pub struct Bunker {
     /// The snapshot that it started from.
     #[serde(default)]
     pub snapshot_id: Option<SnapshotId>,
+    /// The bunker that it was forked from.
+    #[serde(default)]
+    pub parent_id: Option<BunkerId>,
     pub lifecycle_mode: LifecycleMode,
     pub name: Option<String>,
     pub label_set: BTreeMap<String, String>,
@@ -267,6 +302,10 @@ pub struct Bunker {
     pub gpu_type: Option<String>,
     pub max_lifetime_s: Option<u64>,
     pub idle_timeout_s: Option<u64>,
+    #[serde(default)]
+    pub on_idle: OnIdle,
+    #[serde(default)]
+    pub pause_evict_after_s: Option<u64>,
     pub session_type: SessionType,
     pub session_ref: Option<String>,
     pub env_vars: BTreeMap<String, String>,

@@ -113,6 +113,8 @@ error_codes! {
     SnapshotNotReady = "SNAPSHOT_NOT_READY", CONFLICT;
     /// What was stored of a snapshot is not what was written; the message says where.
     SnapshotDamaged = "SNAPSHOT_DAMAGED", CONFLICT;
+    /// The bunker has something that no copy of it can have, such as GPUs.
+    CannotBeCopied = "CANNOT_BE_COPIED", CONFLICT;
     /// The name, subject or membership exists already.
     AlreadyExists = "ALREADY_EXISTS", CONFLICT;
     /// Other objects still depend on it; the message names them.
@@ -125,6 +127,8 @@ error_codes! {
     ProvisioningFailed = "PROVISIONING_FAILED", BAD_GATEWAY;
     /// The bunker is not in the state `running`.
     BunkerNotRunning = "BUNKER_NOT_RUNNING", CONFLICT;
+    /// The bunker is at work, and would have to stand still for this.
+    BunkerBusy = "BUNKER_BUSY", CONFLICT;
     /// The bunker died while the request was under way.
     BunkerLost = "BUNKER_LOST", BAD_GATEWAY;
     /// The bunker runs, but could not start the command.

@@ -338,6 +338,14 @@ pub struct StartBunker {
     pub network: StartNetwork,
 }
 
+/// The body of `POST /bunkers/{id}/pause` on the link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PauseBunker {
+    /// Refuse it (`BUNKER_BUSY`) if the bunker has worked since.
+    #[serde(default)]
+    pub idle_since: Option<Timestamp>,
+}
+
 /// The body of `POST /bunkers/{id}/fork` on the link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ForkBunker {

@@ -19,6 +19,7 @@ use crate::{
         events::EventsArgs,
         exec::ExecArgs,
         files::FilesArgs,
+        fork::ForkArgs,
         groups::GroupsArgs,
         images::ImagesArgs,
         keys::KeysArgs,
@@ -170,6 +171,7 @@ pub enum Command {
     Pause(PauseArgs),
     /// Let paused bunkers run again and print their ids
     Resume(PauseArgs),
+    Fork(ForkArgs),
     Set(SetArgs),
     Events(EventsArgs),
     Rm(RmArgs),

@@ -10,6 +10,7 @@ pub mod egress;
 pub mod events;
 pub mod exec;
 pub mod files;
+pub mod fork;
 pub mod groups;
 pub mod images;
 pub mod keys;
@@ -74,6 +75,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<u8, Failure> {
         Command::Kill(args) => kill::run(&global, args).await?,
         Command::Pause(args) => pause::pause(&global, &args).await?,
         Command::Resume(args) => pause::resume(&global, &args).await?,
+        Command::Fork(args) => fork::run(&global, &args).await?,
         Command::Set(args) => set::run(&global, args).await?,
         Command::Events(args) => events::run(&global, &args).await?,
         Command::Quota(args) => quota::run(&global, args).await?,

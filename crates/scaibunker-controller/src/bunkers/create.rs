@@ -35,7 +35,7 @@ use crate::{
     bridges::workers_with,
     domain::{
         actor::Actor,
-        bunker::{Bunker, Event},
+        bunker::{Bunker, Event, Spec},
         create,
         image::ImageRecord,
         network,
@@ -121,7 +121,8 @@ impl Bunkers {
         tracing::Span::current().record("bunker_id", tracing::field::display(id));
         let spec = create::resolve(request, &image.image);
         let placing = Instant::now();
-        let reservation = self.reserve(actor, id, &spec, &image, bridged.as_ref()).await?;
+        let profiles = &actor.quota_profiles;
+        let reservation = self.reserve(profiles, id, &spec, &image, bridged.as_ref()).await?;
         self.metrics.placement.observe(placing.elapsed().as_secs_f64());
         let Place { worker_id, has_image, .. } = reservation.place;
         let (owner, buckets) = ((actor.tenant_id, actor.user_id), reservation.buckets.clone());
@@ -277,23 +278,7 @@ impl Bunkers {
                 outcome => return Ok(outcome.bunker()),
             },
         };
-        let mut env_vars = start.image.entrypoint_env.clone();
-        env_vars.extend(bunker.spec.env_vars.clone());
-        let spec = StartBunker {
-            image: start.image.digest.clone().unwrap_or_default(),
-            cpu_millicores: bunker.spec.cpu_millicores,
-            memory_mb: bunker.spec.memory_mb,
-            disk_mb: bunker.spec.disk_mb,
-            gpu_count: bunker.spec.gpu_count,
-            env_vars,
-            network: StartNetwork {
-                profile: bunker.spec.network_profile,
-                allowlist: bunker.spec.network_allowlist.clone().unwrap_or_default(),
-                interfaces: bunker.spec.interfaces.clone().unwrap_or_default(),
-                bandwidth_mbit: bunker.spec.bandwidth_mbit,
-                egress_audit: bunker.spec.egress_audit,
-            },
-        };
+        let spec = start_spec(&bunker.spec, &start.image);
         let starting = async {
             match start.restore.clone() {
                 None => link.start(id, &spec, request_id).await,
@@ -357,7 +342,29 @@ impl Bunkers {
     }
 }
 
-fn event_of(started: Result<BunkerReport, LinkError>) -> Event {
+/// What a worker is asked to start.
+pub(super) fn start_spec(spec: &Spec, image: &Image) -> StartBunker {
+    let mut env_vars = image.entrypoint_env.clone();
+    env_vars.extend(spec.env_vars.clone());
+    StartBunker {
+        image: image.digest.clone().unwrap_or_default(),
+        cpu_millicores: spec.cpu_millicores,
+        memory_mb: spec.memory_mb,
+        disk_mb: spec.disk_mb,
+        gpu_count: spec.gpu_count,
+        env_vars,
+        network: StartNetwork {
+            profile: spec.network_profile,
+            allowlist: spec.network_allowlist.clone().unwrap_or_default(),
+            interfaces: spec.interfaces.clone().unwrap_or_default(),
+            bandwidth_mbit: spec.bandwidth_mbit,
+            egress_audit: spec.egress_audit,
+        },
+    }
+}
+
+/// What a worker's answer to a start means.
+pub(super) fn event_of(started: Result<BunkerReport, LinkError>) -> Event {
     let at = Timestamp::now();
     match started {
         Ok(BunkerReport { state: WorkerBunkerState::Ended { reason }, .. }) => {

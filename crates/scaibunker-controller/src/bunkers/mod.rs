@@ -3,6 +3,7 @@
 mod changes;
 mod create;
 mod end;
+mod fork;
 mod key_locks;
 mod pause;
 mod quota;

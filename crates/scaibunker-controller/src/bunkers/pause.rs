@@ -3,7 +3,8 @@
 //! The worker does it first, then it is written down; what a crash leaves in between the reconciler
 //! settles in the worker's favour.
 
-use scaibunker_api::{bunker::BunkerStatus, error::ErrorCode, ids::BunkerId};
+use jiff::Timestamp;
+use scaibunker_api::{bunker::BunkerStatus, error::ErrorCode, ids::BunkerId, worker::PauseBunker};
 
 use super::{Bunkers, transition::Outcome};
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
         bunker::{Bunker, Event},
     },
     failure::{Failure, chain},
+    fleet::LinkError,
 };
 
 impl Bunkers {
@@ -25,8 +27,28 @@ impl Bunkers {
             status => return Err(not(status, "paused", "a running")),
         }
         let link = self.link_of(&bunker)?;
-        link.pause(id, &actor.request_id.to_string()).await?;
-        self.changed_to(bunker, Event::Paused).await
+        let limit = PauseBunker::default();
+        link.pause(id, &limit, &actor.request_id.to_string()).await?;
+        self.changed_to(bunker, Event::Paused { reason: None }).await
+    }
+
+    /// Stops the CPUs of a bunker that has done nothing since `active_at`, unless it does something now.
+    pub async fn pause_idle(
+        &self,
+        bunker: Bunker,
+        active_at: Timestamp,
+        reason: String,
+        request_id: &str,
+    ) -> Result<(), Failure> {
+        let link = self.link_of(&bunker)?;
+        let limit = PauseBunker { idle_since: Some(active_at) };
+        match link.pause(bunker.id, &limit, request_id).await {
+            Err(LinkError::Refused(error)) if error.code == ErrorCode::BunkerBusy => Ok(()),
+            paused => {
+                paused?;
+                self.changed_to(bunker, Event::Paused { reason: Some(reason) }).await.map(drop)
+            }
+        }
     }
 
     /// Lets the bunker's CPUs run again, if its owner's quota has room for them.

@@ -62,16 +62,16 @@ impl Drop for Reservation {
 impl Bunkers {
     /// Charges a new bunker to every bucket of the profiles that apply to its owner and to a
     /// worker with room, or to none: in one step of the ledger, so that two controllers never give
-    /// away the same room.
+    /// away the same room. Nobody but `among` is asked, where given.
     pub(super) async fn reserve(
         &self,
-        actor: &Actor,
+        profiles: &[AppliedProfile],
         bunker: BunkerId,
         spec: &Spec,
         image: &ImageRecord,
-        bridged: Option<&BTreeSet<WorkerId>>,
+        among: Option<&BTreeSet<WorkerId>>,
     ) -> Result<Reservation, Failure> {
-        let (profiles, amounts) = (&actor.quota_profiles, Amounts::of(spec));
+        let amounts = Amounts::of(spec);
         if let Some(exceeded) = profiles.iter().find_map(|profile| profile.exceeded_by_one(amounts))
         {
             return Err(refused(exceeded));
@@ -79,7 +79,7 @@ impl Bunkers {
         let buckets = quota::buckets(profiles);
         let mut last = None;
         for attempt in 0..ATTEMPTS {
-            let place = match self.find_place(spec, image, bridged).await {
+            let place = match self.find_place(spec, image, among).await {
                 Ok(place) => place,
                 // What others gave back meanwhile this process may not have heard of yet.
                 Err(_) if attempt == 0 => {
@@ -124,12 +124,12 @@ impl Bunkers {
         &self,
         spec: &Spec,
         record: &ImageRecord,
-        bridged: Option<&BTreeSet<WorkerId>>,
+        among: Option<&BTreeSet<WorkerId>>,
     ) -> Result<Place, Failure> {
-        match self.fleet.find_place(spec, &record.image, &[], bridged) {
+        match self.fleet.find_place(spec, &record.image, &[], among) {
             Err(NoPlace::NoImage | NoPlace::NoRoom(_) | NoPlace::TooLarge(_)) => {
                 let fetchers = self.images.fetchers(record).await?;
-                match self.fleet.find_place(spec, &record.image, &fetchers, bridged) {
+                match self.fleet.find_place(spec, &record.image, &fetchers, among) {
                     Err(NoPlace::NoImage) => Err(self.images.nowhere(record).await?),
                     found => Ok(found?),
                 }
@@ -166,13 +166,21 @@ impl Bunkers {
 
     /// Takes the CPU of a paused bunker again.
     pub(super) async fn reserve_cpu(&self, actor: &Actor, bunker: &Bunker) -> Result<(), Failure> {
-        // The caps are those of the bunker's owner, which an admin that resumes it need not share.
-        let profiles = match actor.user_id == bunker.owner_id {
-            true => actor.quota_profiles.clone(),
-            false => self.credentials.quota_profiles(bunker.owner_id).await?,
-        };
+        let profiles = self.profiles_of(actor, bunker).await?;
         let resume = || self.ledger.resume(bunker.id, &profiles);
         granted(on_filled(&self.store, &self.ledger, resume).await?)
+    }
+
+    /// The caps are those of a bunker's owner, which an admin need not share.
+    pub(super) async fn profiles_of(
+        &self,
+        actor: &Actor,
+        bunker: &Bunker,
+    ) -> Result<Arc<[AppliedProfile]>, Failure> {
+        match actor.user_id == bunker.owner_id {
+            true => Ok(Arc::clone(&actor.quota_profiles)),
+            false => Ok(self.credentials.quota_profiles(bunker.owner_id).await?),
+        }
     }
 
     /// Makes the ledger follow a change that is written down.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use scaibunker_api::{
-    bunker::{BunkerMetrics, BunkerStatus},
+    bunker::{BunkerMetrics, BunkerStatus, OnIdle},
     error::ErrorCode,
     ids::BunkerId,
 };
@@ -52,8 +52,13 @@ impl Bunkers {
         }
     }
 
-    /// [`Self::link`] for work in the bunker, which counts as its activity.
+    /// [`Self::link`] for work in the bunker, which counts as its activity. One that is paused when it is
+    /// idle is resumed for it.
     pub async fn enter(&self, actor: &Actor, id: BunkerId) -> Result<Link, Failure> {
+        let bunker = self.get(actor, id).await?;
+        if bunker.status() == BunkerStatus::Paused && bunker.spec.on_idle == OnIdle::Pause {
+            self.resume(actor, id).await?;
+        }
         let link = self.link(actor, id).await?;
         self.store.touch_bunker(id, Timestamp::now()).await?;
         Ok(link)

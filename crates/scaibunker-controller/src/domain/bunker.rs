@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::{SignedDuration, Timestamp};
 use scaibunker_api::{
-    bunker::{BunkerStatus, Interface, LifecycleMode, NetworkProfile, SessionType},
+    bunker::{BunkerStatus, Interface, LifecycleMode, NetworkProfile, OnIdle, SessionType},
     ids::{BunkerId, ControllerId, ImageId, SnapshotId, TenantId, UserId, WorkerId},
 };
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct Spec {
     /// The snapshot that it started from.
     #[serde(default)]
     pub snapshot_id: Option<SnapshotId>,
+    /// The bunker that it was forked from.
+    #[serde(default)]
+    pub parent_id: Option<BunkerId>,
     pub lifecycle_mode: LifecycleMode,
     pub name: Option<String>,
     pub label_set: BTreeMap<String, String>,
@@ -48,6 +51,11 @@ pub struct Spec {
     pub gpu_type: Option<String>,
     pub max_lifetime_s: Option<u64>,
     pub idle_timeout_s: Option<u64>,
+    #[serde(default)]
+    pub on_idle: OnIdle,
+    /// Paused for longer, it is written out; `None`: never.
+    #[serde(default)]
+    pub pause_evict_after_s: Option<u64>,
     pub session_type: SessionType,
     pub session_ref: Option<String>,
     pub env_vars: BTreeMap<String, String>,
@@ -94,8 +102,8 @@ pub enum Event {
     Started { at: Timestamp, ip_address: Option<IpAddr> },
     /// The start failed, or the bunker ended without being asked to.
     Failed { reason: String, at: Timestamp },
-    /// The worker stopped its CPUs.
-    Paused,
+    /// The worker stopped its CPUs, for a `reason` if nobody asked for it.
+    Paused { reason: Option<String> },
     /// The worker lets its CPUs run again.
     Resumed,
     /// The owner, or a limit that `reason` names, ends the bunker.
@@ -206,8 +214,14 @@ impl Bunker {
                 life.started_at = Some(*at);
                 life.ip_address = *ip_address;
             }
-            (S::Running, Event::Paused) => life.status = S::Paused,
-            (S::Paused, Event::Resumed) => life.status = S::Running,
+            (S::Running, Event::Paused { reason }) => {
+                life.status = S::Paused;
+                life.status_reason = reason.as_deref().map(bounded);
+            }
+            (S::Paused, Event::Resumed) => {
+                life.status = S::Running;
+                life.status_reason = None;
+            }
             (
                 S::Pending | S::Provisioning | S::Running | S::Paused,
                 Event::Failed { reason, at },
@@ -248,6 +262,7 @@ pub(crate) mod tests {
             image: "busybox".to_owned(),
             image_id: ImageId::generate(),
             snapshot_id: None,
+            parent_id: None,
             lifecycle_mode: LifecycleMode::Ephemeral,
             name: None,
             label_set: BTreeMap::new(),
@@ -261,6 +276,8 @@ pub(crate) mod tests {
             gpu_type: None,
             max_lifetime_s: Some(3600),
             idle_timeout_s: Some(300),
+            on_idle: OnIdle::Terminate,
+            pause_evict_after_s: Some(3600),
             session_type: SessionType::Standalone,
             session_ref: None,
             env_vars: BTreeMap::new(),
@@ -293,7 +310,7 @@ pub(crate) mod tests {
             Just(Event::Started { at, ip_address: None }),
             ".{0,8}".prop_map(move |reason| Event::Failed { reason, at }),
             proptest::option::of(".{0,8}").prop_map(|reason| Event::EndRequested { reason }),
-            Just(Event::Paused),
+            proptest::option::of(".{0,8}").prop_map(|reason| Event::Paused { reason }),
             Just(Event::Resumed),
             Just(Event::Released { at }),
         ]
@@ -358,7 +375,7 @@ pub(crate) mod tests {
         let events = [
             Event::Acknowledged,
             Event::Started { at, ip_address: None },
-            Event::Paused,
+            Event::Paused { reason: None },
             Event::Resumed,
             Event::Failed { reason: "a".to_owned(), at },
             Event::EndRequested { reason: None },

@@ -1,13 +1,18 @@
 //! What a create request must look like, and what it becomes.
 
 use scaibunker_api::{
-    bunker::{CreateBunker, LifecycleMode},
+    bunker::{BunkerStatus, CreateBunker, LifecycleMode, NetworkProfile},
     error::{ErrorBody, ErrorCode},
     image::Image,
     permission::Permission,
 };
 
-use super::{actor::Actor, bunker::Spec, network, violations::Violations};
+use super::{
+    actor::Actor,
+    bunker::{Bunker, Spec},
+    network,
+    violations::Violations,
+};
 
 /// A guest with less does not reach its agent.
 pub const MIN_MEMORY_MB: u64 = 128;
@@ -16,9 +21,12 @@ pub const MIN_CPU_MILLICORES: u64 = 100;
 pub const MIN_DISK_MB: u64 = 16;
 pub const MAX_DISK_MB: u64 = 1_048_576;
 const MAX_GPUS: u64 = 64;
+const MAX_CHILDREN: u64 = 100;
 pub const MAX_LABELS: usize = 64;
 /// Ten years: longer than any machine, and far from the end of every clock.
 pub const MAX_SECONDS: u64 = 315_360_000;
+/// How long a bunker may be paused before it is written out.
+pub const DEFAULT_EVICT_AFTER_S: u64 = 3_600;
 
 /// The lifetime and idle limits of a mode, in seconds.
 #[must_use]
@@ -69,6 +77,7 @@ fn check_shape(request: &CreateBunker) -> Result<(), ErrorBody> {
     faults.number("bandwidth_mbit", request.bandwidth_mbit.map(u64::from), 1..=10_000);
     faults.number("max_lifetime_s", request.max_lifetime_s, 1..=MAX_SECONDS);
     faults.number("idle_timeout_s", request.idle_timeout_s, 1..=MAX_SECONDS);
+    faults.number("pause_evict_after_s", request.pause_evict_after_s, 1..=MAX_SECONDS);
     faults.into_result()
 }
 
@@ -104,6 +113,36 @@ fn authorise(actor: &Actor, request: &CreateBunker) -> Result<(), ErrorBody> {
     network::authorise(actor, request)
 }
 
+/// Whether somebody may fork a bunker, and the bunker can be.
+pub fn check_fork(actor: &Actor, parent: &Bunker, count: u32) -> Result<(), ErrorBody> {
+    let mut faults = Violations::default();
+    faults.number("count", Some(count.into()), 1..=MAX_CHILDREN);
+    faults.into_result()?;
+    let spec = &parent.spec;
+    authorise(
+        actor,
+        &CreateBunker {
+            lifecycle_mode: spec.lifecycle_mode,
+            network_profile: spec.network_profile,
+            ..CreateBunker::default()
+        },
+    )?;
+    let refused = |what: &str| Err(ErrorBody::new(ErrorCode::CannotBeCopied, what));
+    match parent.status() {
+        _ if spec.network_profile == NetworkProfile::Transit => {
+            refused("a bunker on bridges has addresses that are not ours to give to its children")
+        }
+        _ if spec.gpu_count > 0 => refused("what a bunker has in its GPUs cannot be copied"),
+        BunkerStatus::Running | BunkerStatus::Paused => Ok(()),
+        status => {
+            let status = status.as_str();
+            let message =
+                format!("the bunker is {status}; only one that runs or is paused can fork");
+            Err(ErrorBody::new(ErrorCode::BunkerNotRunning, message))
+        }
+    }
+}
+
 /// The request with what a snapshot's bunker was, where it says nothing.
 #[must_use]
 pub fn from_snapshot(request: CreateBunker, was: &Spec) -> CreateBunker {
@@ -127,6 +166,7 @@ pub fn resolve(request: CreateBunker, image: &Image) -> Spec {
         image: request.image,
         image_id: image.id,
         snapshot_id: request.snapshot_id,
+        parent_id: None,
         lifecycle_mode: request.lifecycle_mode,
         name: request.name,
         label_set: request.label_set,
@@ -140,6 +180,8 @@ pub fn resolve(request: CreateBunker, image: &Image) -> Spec {
         gpu_type: request.gpu_type,
         max_lifetime_s: request.max_lifetime_s.or(max_lifetime_s),
         idle_timeout_s: request.idle_timeout_s.or(idle_timeout_s),
+        on_idle: request.on_idle,
+        pause_evict_after_s: request.pause_evict_after_s.or(Some(DEFAULT_EVICT_AFTER_S)),
         session_type: request.session_type,
         session_ref: request.session_ref,
         env_vars: request.env_vars,

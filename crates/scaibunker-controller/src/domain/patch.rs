@@ -7,7 +7,7 @@ use scaibunker_api::{
 
 use super::{
     bunker::Bunker,
-    create::{MAX_SECONDS, check_labels, default_limits_s},
+    create::{DEFAULT_EVICT_AFTER_S, MAX_SECONDS, check_labels, default_limits_s},
     violations::Violations,
 };
 
@@ -32,6 +32,12 @@ pub fn apply(bunker: &Bunker, patch: PatchBunker) -> Result<Bunker, ErrorBody> {
     if let Some(limit) = patch.idle_timeout_s {
         changed.spec.idle_timeout_s = limit.or(idle_timeout_s);
     }
+    if let Some(on_idle) = patch.on_idle {
+        changed.spec.on_idle = on_idle.unwrap_or_default();
+    }
+    if let Some(limit) = patch.pause_evict_after_s {
+        changed.spec.pause_evict_after_s = limit.or(Some(DEFAULT_EVICT_AFTER_S));
+    }
     changed.generation += 1;
     Ok(changed)
 }
@@ -44,6 +50,8 @@ fn check(patch: &PatchBunker) -> Result<(), ErrorBody> {
     }
     faults.number("max_lifetime_s", patch.max_lifetime_s.flatten(), 1..=MAX_SECONDS);
     faults.number("idle_timeout_s", patch.idle_timeout_s.flatten(), 1..=MAX_SECONDS);
+    let evict_after = patch.pause_evict_after_s.flatten();
+    faults.number("pause_evict_after_s", evict_after, 1..=MAX_SECONDS);
     faults.into_result()
 }
 

@@ -32,7 +32,7 @@ impl Action {
     /// resumed again and again, so an older report may tell what a later call has undone.
     #[must_use]
     pub fn needs_newer_report(&self) -> bool {
-        matches!(self, Self::Apply(Event::Paused | Event::Resumed))
+        matches!(self, Self::Apply(Event::Paused { .. } | Event::Resumed))
     }
 }
 
@@ -64,7 +64,9 @@ pub fn decide(
                 Action::Apply(Event::Started { at, ip_address })
             }
             // Who paused or resumed it was cut off before it could write that down.
-            (BunkerStatus::Running, WorkerBunkerState::Paused) => Action::Apply(Event::Paused),
+            (BunkerStatus::Running, WorkerBunkerState::Paused) => {
+                Action::Apply(Event::Paused { reason: None })
+            }
             (BunkerStatus::Paused, WorkerBunkerState::Running) => Action::Apply(Event::Resumed),
             _ => Action::Nothing,
         },

@@ -1,18 +1,20 @@
-//! `/bunkers/{id}/pause`, `/resume`, `/events`, `/metrics` and `/egress-audit`.
+//! `/bunkers/{id}/pause`, `/resume`, `/fork`, `/events`, `/metrics` and `/egress-audit`.
 
 use std::sync::Arc;
 
-use axum::{extract::State, response::Response};
+use axum::{extract::State, http::StatusCode, response::Response};
 use scaibunker_api::{
-    bunker::{self, BunkerMetrics},
+    bunker::{self, BunkerMetrics, ForkRequest},
     egress::EgressEvent,
     ids::BunkerId,
 };
 
 use super::{
     answer::{Answer, ListAnswer},
-    bunkers::note,
+    body::JsonBody,
+    bunkers::{CreateQuery, note},
     fault::Fault,
+    idempotency::IdempotencyKey,
     page::{ListQuery, Page},
     path::PathId,
     query::{NoQuery, Query},
@@ -21,6 +23,7 @@ use super::{
 use crate::{
     app::App,
     bunkers::StatusStream,
+    creation::Created,
     domain::actor::Actor,
     egress_audit::{self, EventPlace},
 };
@@ -43,6 +46,19 @@ pub(super) async fn resume(
 ) -> Result<Answer<bunker::Bunker>, Fault> {
     note(id);
     Ok(Answer::ok((&app.bunkers.resume(&actor, id).await?).into()))
+}
+
+pub(super) async fn fork(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    PathId(id): PathId<BunkerId>,
+    Query(query): Query<CreateQuery>,
+    IdempotencyKey(key): IdempotencyKey,
+    JsonBody(ForkRequest { count }): JsonBody<ForkRequest>,
+) -> Result<Answer<Created<Vec<bunker::Bunker>>>, Fault> {
+    note(id);
+    let children = app.bunkers.fork(&actor, id, count, key, query.wait()?).await?;
+    Ok(Answer(StatusCode::CREATED, children))
 }
 
 pub(super) async fn metrics(

@@ -4,7 +4,7 @@
 use axum::http::Method;
 use scaibunker_api::{
     audit::AuditEntry,
-    bunker::{Bunker, BunkerMetrics, CreateBunker, PatchBunker},
+    bunker::{Bunker, BunkerMetrics, CreateBunker, ForkRequest, PatchBunker},
     egress::EgressEvent,
     error::ErrorCode as Code,
     exec::{Detached, ExecAnswer, ExecInput, ExecRecord, ExecRequest, ExecSignal},
@@ -158,6 +158,29 @@ fn bunkers() -> Vec<Route> {
         .answers::<Bunker>(200)
         .fails(IN_BUNKER)
         .fails(&[Code::BunkerQuotaExceeded]),
+        Route::post(
+            api!("/bunkers/{id}/fork"),
+            "fork_bunker",
+            "Make copies of a bunker, with everything that runs in it, that go on beside it",
+            Needs(Permission::Create),
+            lifecycle::fork,
+        )
+        .with_idempotency()
+        .param::<BunkerId>("id")
+        .query::<bunkers::CreateQuery>()
+        .body::<ForkRequest>()
+        .example(json!({ "count": 2 }))
+        .answers::<Vec<Bunker>>(201)
+        .fails(IN_BUNKER)
+        .fails(&[
+            Code::CannotBeCopied,
+            Code::ImageNotFound,
+            Code::NetworkProfileDenied,
+            Code::LifecycleModeDenied,
+            Code::BunkerQuotaExceeded,
+            Code::WorkerUnavailable,
+            Code::NoSuitableWorker,
+        ]),
         Route::get(
             api!("/bunkers/{id}/events"),
             "stream_bunker_events",

@@ -31,6 +31,23 @@ impl Store {
         self.finish_insert(transaction, done, key, &bunker.id.to_string(), bunker.created_at).await
     }
 
+    /// Writes several new bunkers down, or none, together with the idempotency key of their request.
+    pub async fn insert_bunkers(
+        &self,
+        new: &[Bunker],
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Inserted, StoreError> {
+        let failed = || StoreError::query("insert bunkers");
+        let mut transaction = self.writer.begin().await.map_err(failed())?;
+        let mut last = None;
+        for bunker in new {
+            last = Some((insert_row(&mut transaction, bunker).await?, bunker));
+            insert_labels(&mut transaction, bunker).await?;
+        }
+        let Some((done, bunker)) = last else { return Ok(Inserted::Done) };
+        self.finish_insert(transaction, done, key, &bunker.id.to_string(), bunker.created_at).await
+    }
+
     /// One bunker.
     pub async fn bunker(&self, id: BunkerId) -> Result<Option<Bunker>, StoreError> {
         let row: Option<BunkerRow> = sqlx::query_as("SELECT * FROM bunkers WHERE id = $1")

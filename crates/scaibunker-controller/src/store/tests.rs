@@ -219,7 +219,9 @@ impl Home {
             BunkerStatus::Pending => vec![],
             BunkerStatus::Provisioning => vec![Event::Acknowledged],
             BunkerStatus::Running => vec![Event::Started { at, ip_address: None }],
-            BunkerStatus::Paused => vec![Event::Started { at, ip_address: None }, Event::Paused],
+            BunkerStatus::Paused => {
+                vec![Event::Started { at, ip_address: None }, Event::Paused { reason: None }]
+            }
             BunkerStatus::Terminating => vec![end],
             BunkerStatus::Terminated => vec![end, Event::Released { at }],
             BunkerStatus::Failed => vec![Event::Failed { reason: "no".to_owned(), at }],

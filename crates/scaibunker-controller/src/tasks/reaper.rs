@@ -1,13 +1,19 @@
-//! Ends what has lived long enough: bunkers past their lifetime or idle for too long, and
+//! Ends what has lived long enough: bunkers past their lifetime or idle for too long, some of which are
+//! paused instead, and
 //! idempotency keys past theirs.
 
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use scaibunker_api::ids::RequestId;
+use scaibunker_api::{bunker::OnIdle, ids::RequestId};
 use tracing::Instrument as _;
 
-use crate::{app::App, domain::bunker::Bunker, failure::chain, store::StoreError};
+use crate::{
+    app::App,
+    domain::bunker::Bunker,
+    failure::{Failure, chain},
+    store::StoreError,
+};
 
 /// A request may be repeated for this long.
 const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
@@ -61,7 +67,32 @@ async fn end_if_idle(app: &Arc<App>, bunker: Bunker, now: Timestamp) -> Result<(
         return Ok(());
     }
     let limit = bunker.spec.idle_timeout_s.unwrap_or_default();
-    end(app, bunker, format!("it was idle for its idle_timeout_s of {limit} s")).await
+    let reason = format!("it was idle for its idle_timeout_s of {limit} s");
+    if bunker.spec.on_idle == OnIdle::Pause {
+        return pause(app, bunker, active_at, reason).await;
+    }
+    end(app, bunker, reason).await
+}
+
+async fn pause(
+    app: &Arc<App>,
+    bunker: Bunker,
+    active_at: Timestamp,
+    reason: String,
+) -> Result<(), StoreError> {
+    let (request_id, id) = (RequestId::generate(), bunker.id);
+    let span = tracing::info_span!("reap", %request_id, bunker_id = %id);
+    let request_id = request_id.to_string();
+    let pausing = app.bunkers.pause_idle(bunker, active_at, reason, &request_id);
+    match pausing.instrument(span).await {
+        Ok(()) => Ok(()),
+        Err(Failure::Store(error)) => Err(error),
+        // It is tried again in the next round.
+        Err(Failure::Refused(error)) => {
+            tracing::warn!(bunker_id = %id, reason = error.message, "an idle bunker is not paused");
+            Ok(())
+        }
+    }
 }
 
 /// Who ended is followed by a task of its own.

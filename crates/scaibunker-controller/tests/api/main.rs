@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod exec_registry;
 mod files;
+mod fork;
 mod iam;
 mod images;
 mod isolation;

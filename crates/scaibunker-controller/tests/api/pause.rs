@@ -149,3 +149,38 @@ async fn events_are_the_statuses_in_their_order_and_end() {
     assert!(rest.ends_with("data: [DONE]\n\n"));
     server.stop().await;
 }
+
+#[tokio::test]
+async fn an_idle_bunker_that_is_to_be_paused_goes_on_with_the_next_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let worker = server.worker().await;
+    let api = &server.api;
+    *worker.last_active_at.lock().unwrap() = Some(Timestamp::UNIX_EPOCH);
+    let body = json!({ "image": "busybox", "idle_timeout_s": 1, "on_idle": "pause" });
+    let made = api.post("/bunkers?wait=true", &body).await.data().clone();
+    assert_eq!(made["pause_evict_after_s"], 3600);
+    let id = made["id"].as_str().unwrap();
+    let paused = api.bunker_becomes(id, "paused").await;
+    assert!(
+        paused["status_reason"].as_str().unwrap().contains("idle_timeout_s of 1 s"),
+        "{paused}"
+    );
+    assert_eq!(cpu_in_use(api).await, 0);
+    // Looking at it is no use of it.
+    api.get(&format!("/bunkers/{id}/metrics")).await.data();
+    assert_eq!(api.get(&format!("/bunkers/{id}")).await.data()["status"], "paused");
+    *worker.last_active_at.lock().unwrap() = Some(Timestamp::now());
+    let ran = api.post(&format!("/bunkers/{id}/exec"), &json!({ "command": "true" })).await;
+    assert_eq!(ran.status.as_u16(), 200, "{}", ran.json);
+    let running = api.get(&format!("/bunkers/{id}")).await.data().clone();
+    assert_eq!((&running["status"], &running["status_reason"]), (&json!("running"), &Value::Null));
+    assert_eq!(cpu_in_use(api).await, 1000);
+    // Nobody asked for that of one that is paused by hand.
+    let patch = json!({ "on_idle": "terminate", "idle_timeout_s": 600 });
+    api.patch(&format!("/bunkers/{id}"), &patch).await.data();
+    step(api, id, "pause").await;
+    let refused = api.post(&format!("/bunkers/{id}/exec"), &json!({ "command": "true" })).await;
+    assert_eq!(refused.error(), (409, "BUNKER_NOT_RUNNING"));
+    server.stop().await;
+}

@@ -16,7 +16,7 @@ use scaibunker_api::{
     bunker::BunkerMetrics,
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
-    worker::{BunkerReport, ForkBunker, ForkedBunker, StartBunker},
+    worker::{BunkerReport, ForkBunker, ForkedBunker, PauseBunker, StartBunker},
 };
 use scaibunker_guest_protocol::files::{
     DeleteCall, FileCall, ListCall, MakeDirectoryCall, MoveCall, WatchCall, WriteCall,
@@ -179,8 +179,11 @@ async fn pause(
     State(supervisor): Supervised,
     Path(id): Path<BunkerId>,
     headers: HeaderMap,
+    body: Bytes,
 ) -> Result<StatusCode, Failure> {
-    supervisor.pause(id, request_id(&headers)).await?;
+    // Controllers of earlier versions send none.
+    let limit = if body.is_empty() { PauseBunker::default() } else { read_json(&body)? };
+    supervisor.pause(id, limit, request_id(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -31,16 +31,31 @@ const MAX_FILE_CALLS: usize = 64;
 /// What a running or paused bunker shall do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Want {
-    Pause,
+    /// Unless it has worked since.
+    Pause {
+        idle_since: Option<Timestamp>,
+    },
     Resume,
 }
 
 /// What is ordered of a bunker's driver, by whoever waits for it.
 #[derive(Debug)]
 pub(super) enum Order {
-    Swing { want: Want, request_id: String, done: oneshot::Sender<Result<(), ErrorBody>> },
-    CopyDisk { target: File, request_id: String, done: oneshot::Sender<Result<Copied, ErrorBody>> },
-    CopyAll { copy: CopyAll, request_id: String, done: oneshot::Sender<Result<Moment, ErrorBody>> },
+    Swing {
+        want: Want,
+        request_id: String,
+        done: oneshot::Sender<Result<(), ErrorBody>>,
+    },
+    CopyDisk {
+        target: File,
+        request_id: String,
+        done: oneshot::Sender<Result<Copied, ErrorBody>>,
+    },
+    CopyAll {
+        copy: Box<CopyAll>,
+        request_id: String,
+        done: oneshot::Sender<Result<Moment, ErrorBody>>,
+    },
 }
 
 /// What a copy of everything takes.
@@ -138,12 +153,19 @@ impl Driven<'_> {
             match order {
                 Order::Swing { want, request_id, done } => {
                     let swung = match (want, self.vm.paused().is_some()) {
-                        (Want::Pause, false) => self.pause(&request_id).await,
+                        (Want::Pause { idle_since: Some(since) }, false)
+                            if self.has_worked_since(since) =>
+                        {
+                            // A caller that has gone needs no answer.
+                            let _ = done.send(Err(at_work(self.id)));
+                            continue;
+                        }
+                        (Want::Pause { .. }, false) => self.pause(&request_id).await,
                         (Want::Resume, true) => self.resume(&request_id).await,
-                        (Want::Pause, true) | (Want::Resume, false) => Ok(()),
+                        (Want::Pause { .. }, true) | (Want::Resume, false) => Ok(()),
                     };
                     let what = match want {
-                        Want::Pause => "could not be paused and runs on",
+                        Want::Pause { .. } => "could not be paused and runs on",
                         Want::Resume => "could not be resumed and stays paused",
                     };
                     if let Some(reason) = self.answer(what, swung, done).await {
@@ -157,7 +179,7 @@ impl Driven<'_> {
                     }
                 }
                 Order::CopyAll { copy, request_id, done } => {
-                    let CopyAll { shape, image, scratch } = copy;
+                    let CopyAll { shape, image, scratch } = *copy;
                     let copied = self.vm.copy_all(shape, image, scratch, &request_id).await;
                     if let Some(reason) = self.answer("could not be copied", copied, done).await {
                         return reason;
@@ -215,6 +237,10 @@ impl Driven<'_> {
         Ok(())
     }
 
+    fn has_worked_since(&self, since: Timestamp) -> bool {
+        self.bunker.activity.last_active_at().is_none_or(|last| last > since)
+    }
+
     async fn pause(&mut self, request_id: &str) -> Result<(), VmError> {
         let activity = &self.bunker.activity;
         let last_active_at = activity.last_active_at().unwrap_or_else(Timestamp::now);
@@ -258,4 +284,8 @@ impl Driven<'_> {
         tracing::warn!(bunker_id = %self.id, message, "an order was not carried out");
         ErrorBody::new(ErrorCode::ProvisioningFailed, message)
     }
+}
+
+fn at_work(id: BunkerId) -> ErrorBody {
+    ErrorBody::new(ErrorCode::BunkerBusy, format!("bunker {id} is at work again"))
 }

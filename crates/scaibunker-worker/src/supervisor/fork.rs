@@ -57,7 +57,7 @@ impl Supervisor {
             let message = format!("cannot make room for a copy of bunker {id}: {error}");
             ErrorBody::new(ErrorCode::ProvisioningFailed, message)
         })?;
-        let copy = CopyAll { shape: shape(spec), image, scratch };
+        let copy = Box::new(CopyAll { shape: shape(spec), image, scratch });
         self.order(id, |done| Order::CopyAll { copy, request_id, done }).await
     }
 }

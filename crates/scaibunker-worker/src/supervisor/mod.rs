@@ -24,7 +24,7 @@ use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
     image::RootConfig,
-    worker::{BunkerReport, StartBunker, WorkerBunkerState},
+    worker::{BunkerReport, PauseBunker, StartBunker, WorkerBunkerState},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -146,8 +146,13 @@ impl Supervisor {
     }
 
     /// Stops a bunker in the middle of what it does; one that is paused already is fine.
-    pub async fn pause(&self, id: BunkerId, request_id: String) -> Result<(), ErrorBody> {
-        let want = Want::Pause;
+    pub async fn pause(
+        &self,
+        id: BunkerId,
+        PauseBunker { idle_since }: PauseBunker,
+        request_id: String,
+    ) -> Result<(), ErrorBody> {
+        let want = Want::Pause { idle_since };
         self.order(id, |done| Order::Swing { want, request_id, done }).await
     }
 

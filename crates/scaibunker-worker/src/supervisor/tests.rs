@@ -167,6 +167,11 @@ impl Lab {
         supervisor.recover().await.unwrap();
         let lab = Self { id, guest, told, supervisor, dir };
         lab.until(|state| *state != WorkerBunkerState::Starting).await;
+        if paused.is_none() {
+            // Its server may have died while the guest stood still to be copied.
+            assert_eq!(lab.told.orders(), ["cont"]);
+            assert_eq!(std::mem::take(&mut *lab.guest.clocks.lock().unwrap()).len(), 1);
+        }
         lab
     }
 
@@ -184,7 +189,7 @@ impl Lab {
     }
 
     async fn pause(&self) -> Result<(), ErrorBody> {
-        self.supervisor.pause(self.id, String::new()).await
+        self.supervisor.pause(self.id, PauseBunker::default(), String::new()).await
     }
 
     async fn resume(&self) -> Result<(), ErrorBody> {

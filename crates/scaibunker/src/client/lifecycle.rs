@@ -2,7 +2,7 @@
 
 use http::Method;
 use scaibunker_api::{
-    bunker::{Bunker, PatchBunker, StatusEvent},
+    bunker::{Bunker, ForkRequest, PatchBunker, StatusEvent},
     egress::EgressEvent,
     ids::BunkerId,
 };
@@ -40,6 +40,16 @@ impl Client {
     /// Lets them run again.
     pub async fn resume_bunker(&self, id: BunkerId) -> Result<Bunker, ClientError> {
         self.change(Method::POST, &format!("/bunkers/{id}/resume"), None::<&()>).await
+    }
+
+    /// Forks a bunker, and waits until its children run or have failed.
+    pub async fn fork_bunker(
+        &self,
+        id: BunkerId,
+        request: &ForkRequest,
+    ) -> Result<Vec<Bunker>, ClientError> {
+        let path = format!("/bunkers/{id}/fork?wait=true&wait_timeout_s=600");
+        self.change(Method::POST, &path, Some(request)).await
     }
 
     /// Changes what may be changed of a bunker.

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::{Args, builder::PossibleValuesParser};
 use scaibunker_api::{
-    bunker::{CreateBunker, Interface, NetworkProfile},
+    bunker::{CreateBunker, Interface, NetworkProfile, OnIdle},
     ids::SnapshotId,
 };
 use serde::{Deserialize as _, de::value::StrDeserializer};
@@ -57,6 +57,12 @@ pub struct BunkerArgs {
     /// Environment variable of every command in the bunker; repeatable
     #[arg(long, short, value_name = "NAME=VALUE", value_parser = quantity::pair)]
     env: Vec<(String, String)>,
+    /// What becomes of the bunker when it is idle: with `pause`, the next command resumes it
+    #[arg(long, value_name = "WHAT", default_value = "terminate", value_parser = on_idle_parser())]
+    on_idle: String,
+    /// How long it may be paused before its memory is written out, such as 30m [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration_s)]
+    evict_after: Option<u64>,
     /// Name to find the bunker by
     #[arg(long)]
     name: Option<String>,
@@ -67,6 +73,10 @@ pub struct BunkerArgs {
 
 fn network_parser() -> PossibleValuesParser {
     ["isolated", "registry", "allowlisted", "unrestricted", "transit"].into()
+}
+
+fn on_idle_parser() -> PossibleValuesParser {
+    ["terminate", "pause"].into()
 }
 
 fn interface(text: &str) -> Result<Interface, String> {
@@ -104,6 +114,8 @@ impl BunkerArgs {
             gpu_count: self.gpus,
             gpu_type: self.gpu_type,
             env_vars: self.env.into_iter().collect(),
+            on_idle: if self.on_idle == "pause" { OnIdle::Pause } else { OnIdle::Terminate },
+            pause_evict_after_s: self.evict_after,
             name: self.name,
             label_set: self.label.into_iter().collect(),
             ..CreateBunker::default()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use jiff::Timestamp;
-use scaibunker_api::bunker::PatchBunker;
+use scaibunker_api::bunker::{OnIdle, PatchBunker};
 
 use crate::{
     bunker_ref,
@@ -43,6 +43,21 @@ struct ChangeArgs {
     /// How long it may have nothing to do, such as 10m; `none` as above
     #[arg(long, value_name = "TIME", value_parser = or_none(quantity::duration_s))]
     idle_timeout: Option<OrNone<u64>>,
+    /// What becomes of it then: `pause` or `terminate`
+    #[arg(long, value_name = "WHAT", value_parser = on_idle)]
+    on_idle: Option<OnIdle>,
+    /// How long it may be paused before its memory is written out, such as 30m; `none` goes back to an
+    /// hour
+    #[arg(long, value_name = "TIME", value_parser = or_none(quantity::duration_s))]
+    evict_after: Option<OrNone<u64>>,
+}
+
+fn on_idle(text: &str) -> Result<OnIdle, String> {
+    match text {
+        "pause" => Ok(OnIdle::Pause),
+        "terminate" => Ok(OnIdle::Terminate),
+        _ => Err("give it as pause or terminate".to_owned()),
+    }
 }
 
 impl ChangeArgs {
@@ -53,6 +68,8 @@ impl ChangeArgs {
             label_set: (self.no_labels || !labels.is_empty()).then_some(Some(labels)),
             max_lifetime_s: self.max_lifetime.map(|limit| limit.0),
             idle_timeout_s: self.idle_timeout.map(|limit| limit.0),
+            on_idle: self.on_idle.map(Some),
+            pause_evict_after_s: self.evict_after.map(|limit| limit.0),
         }
     }
 }

@@ -6,13 +6,15 @@ use http::Method;
 use scaibunker_api::{
     bunker::BunkerMetrics,
     ids::BunkerId,
-    worker::{BunkerReport, StartBunker},
+    worker::{BunkerReport, ForkBunker, ForkedBunker, PauseBunker, StartBunker},
 };
 
 use super::{CALL_LIMIT, Link, LinkError, RequestBody, json_request, request};
 
 /// A microVM that is not there after this long counts as failed.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// A hundred of them take their time.
+const FORK_LIMIT: Duration = Duration::from_secs(300);
 
 impl Link {
     /// Starts a bunker; returns once it runs.
@@ -26,6 +28,18 @@ impl Link {
         self.call(request, START_LIMIT).await
     }
 
+    /// Copies a bunker and starts its children; returns once each runs or has ended.
+    pub async fn fork(
+        &self,
+        parent: BunkerId,
+        ask: &ForkBunker,
+        request_id: &str,
+    ) -> Result<ForkedBunker, LinkError> {
+        let path = format!("/bunkers/{parent}/fork");
+        let request = json_request(Method::POST, &path, request_id, ask)?;
+        self.call(request, FORK_LIMIT).await
+    }
+
     /// Frees everything of a bunker and makes the worker forget it.
     pub async fn remove(&self, id: BunkerId, request_id: &str) -> Result<(), LinkError> {
         let path = format!("/bunkers/{id}");
@@ -33,9 +47,14 @@ impl Link {
     }
 
     /// Stops a bunker's CPUs.
-    pub async fn pause(&self, id: BunkerId, request_id: &str) -> Result<(), LinkError> {
+    pub async fn pause(
+        &self,
+        id: BunkerId,
+        limit: &PauseBunker,
+        request_id: &str,
+    ) -> Result<(), LinkError> {
         let path = format!("/bunkers/{id}/pause");
-        self.tell(request(Method::POST, &path, request_id, RequestBody::Empty)).await
+        self.tell(json_request(Method::POST, &path, request_id, limit)?).await
     }
 
     /// Lets a bunker's CPUs run again.

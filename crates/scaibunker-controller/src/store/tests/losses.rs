@@ -80,8 +80,8 @@ async fn a_lock_that_somebody_keeps_is_not_waited_for_for_ever() {
     let lock = sqlx::query("UPDATE bunkers SET spec = spec WHERE id = $1");
     transaction.execute(lock.bind(locked.id.to_string())).await.unwrap();
 
-    let paused = locked.apply(Event::Paused).unwrap();
-    let others = free.apply(Event::Paused).unwrap();
+    let paused = locked.apply(Event::Paused { reason: None }).unwrap();
+    let others = free.apply(Event::Paused { reason: None }).unwrap();
     let began = Instant::now();
     let (waited, other) =
         tokio::join!(home.store.update_life(&paused), home.store.update_life(&others));

@@ -36,8 +36,8 @@ use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     ids::{BunkerId, ExecId, WorkerId},
     worker::{
-        BunkerReport, Capacity, Heartbeat, LINK_PROTOCOL, PROTOCOL_VERSION, ReadyImage,
-        RegisterWorker, StartBunker, WorkerBunkerState,
+        BunkerReport, Capacity, ForkBunker, ForkedBunker, Heartbeat, LINK_PROTOCOL,
+        PROTOCOL_VERSION, PauseBunker, ReadyImage, RegisterWorker, StartBunker, WorkerBunkerState,
     },
 };
 use tempfile::TempDir;
@@ -255,6 +255,7 @@ impl SimWorker {
             .route("/bunkers/{id}", get(show).put(start).delete(remove))
             .route("/bunkers/{id}/pause", post(pause))
             .route("/bunkers/{id}/resume", post(resume))
+            .route("/bunkers/{id}/fork", post(fork))
             .route("/bunkers/{id}/metrics", get(metrics))
             .route("/bridges/{name}", put(bridge).delete(bridge))
             .route("/bunkers/{id}/exec", post(execs::start))
@@ -283,8 +284,30 @@ async fn show(State(worker): State<SimWorker>, Path(id): Path<BunkerId>) -> Resp
     }
 }
 
-async fn pause(state: State<SimWorker>, path: Path<BunkerId>) -> Response {
+async fn pause(
+    state: State<SimWorker>,
+    path: Path<BunkerId>,
+    Json(limit): Json<PauseBunker>,
+) -> Response {
+    let active_at = *state.last_active_at.lock().unwrap();
+    if limit.idle_since.is_some_and(|since| active_at > Some(since)) {
+        return refusal(ErrorCode::BunkerBusy, "it is at work again").into_response();
+    }
     swing(state, path, WorkerBunkerState::Paused)
+}
+
+/// Every child becomes what a started bunker becomes.
+async fn fork(State(worker): State<SimWorker>, Json(ask): Json<ForkBunker>) -> Json<ForkedBunker> {
+    let fault = worker.start_fault.lock().unwrap().clone();
+    let children = ask.children.into_iter().map(|id| {
+        let state = match fault.clone() {
+            Some(reason) => WorkerBunkerState::Ended { reason },
+            None => WorkerBunkerState::Running,
+        };
+        worker.held().insert(id, state.clone());
+        worker.report(id, state)
+    });
+    Json(ForkedBunker { stood_still_us: 7, children: children.collect() })
 }
 
 async fn resume(state: State<SimWorker>, path: Path<BunkerId>) -> Response {
