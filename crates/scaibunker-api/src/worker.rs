@@ -242,6 +242,9 @@ pub struct RegisterWorker {
     pub protocol_version: u32,
     /// Such as `qemu 7.2.22 (tcg)`.
     pub engine: String,
+    /// What another worker with this engine must have in common with it to go on with a bunker's memory.
+    #[serde(default)]
+    pub cpu_class: String,
     pub capacity: Capacity,
     /// What kind its GPUs are of; a worker offers one kind.
     #[serde(default)]
@@ -506,6 +509,9 @@ pub struct Worker {
     pub last_heartbeat: Option<Timestamp>,
     pub version: String,
     pub engine: String,
+    /// With the engine it says between which workers a bunker's memory can move.
+    #[serde(default)]
+    pub cpu_class: String,
     pub capacity: Capacity,
     pub allocated: Capacity,
     #[serde(default)]

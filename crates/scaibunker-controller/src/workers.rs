@@ -31,6 +31,7 @@ pub async fn register(app: &App, worker: RegisterWorker) -> Result<WorkerId, Fai
         name: worker.name,
         version: worker.version,
         engine: worker.engine,
+        cpu_class: worker.cpu_class,
         capacity: worker.capacity,
         gpu_type: worker.gpu_type,
         network_profiles: worker.network_profiles,

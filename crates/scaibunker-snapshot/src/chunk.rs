@@ -1,4 +1,4 @@
-//! Chunks of a disk.
+//! Chunks of a part.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
@@ -14,9 +14,6 @@ use crate::{SnapshotKeys, hash::hash_as_text};
 /// A quarter of a MiB: a file system that writes a block here and there dirties few bytes more, and a
 /// disk of a GiB has 4,096.
 pub const CHUNK_BYTES: usize = 256 * 1024;
-
-/// No disk is larger.
-pub const MAX_DISK_BYTES: u64 = 1 << 40;
 
 /// A chunk's contents, for whoever has the tenant's naming key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,34 +32,36 @@ hash_as_text!(ChunkName, InvalidName, "a chunk's name has 32 bytes as base64");
 /// A chunk that holds anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoundChunk {
-    /// Which one of the disk it is.
+    /// Which one it is, of all parts' numbered through.
     pub index: u32,
     pub name: ChunkName,
 }
 
-/// The chunks of the first `disk_bytes` of a sparse file that are not all zeroes, in order. Blocks.
+/// The chunks of the first `bytes` of a sparse file that are not all zeroes, in order. The file's first one
+/// has the number `first`. Blocks.
 pub fn find_chunks(
     file: &File,
-    disk_bytes: u64,
+    bytes: u64,
+    first: u64,
     keys: &SnapshotKeys,
 ) -> io::Result<Vec<FoundChunk>> {
     let mut found = Vec::new();
     let mut offset = 0;
-    while offset < disk_bytes {
+    while offset < bytes {
         let start = match seek(file, SeekFrom::Data(offset)) {
-            Ok(start) if start < disk_bytes => start,
+            Ok(start) if start < bytes => start,
             Ok(_) | Err(Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };
-        let end = seek(file, SeekFrom::Hole(start))?.min(disk_bytes);
+        let end = seek(file, SeekFrom::Hole(start))?.min(bytes);
         let chunk = CHUNK_BYTES as u64;
-        for index in start / chunk..end.div_ceil(chunk) {
+        for within in start / chunk..end.div_ceil(chunk) {
             // Two pieces of data may be in one chunk.
-            let index = u32::try_from(index).map_err(io::Error::other)?;
+            let index = u32::try_from(first + within).map_err(io::Error::other)?;
             if found.last().is_some_and(|last: &FoundChunk| last.index >= index) {
                 continue;
             }
-            let contents = read_chunk(file, disk_bytes, index)?;
+            let contents = read_chunk(file, bytes, within)?;
             if contents.iter().any(|&byte| byte != 0) {
                 found.push(FoundChunk { index, name: ChunkName::of(keys, &contents) });
             }
@@ -72,15 +71,15 @@ pub fn find_chunks(
     Ok(found)
 }
 
-/// One chunk's contents. The last one of a disk may be shorter than the others. Blocks.
-pub fn read_chunk(file: &File, disk_bytes: u64, index: u32) -> io::Result<Vec<u8>> {
-    let start = u64::from(index) * CHUNK_BYTES as u64;
-    let length = disk_bytes.saturating_sub(start).min(CHUNK_BYTES as u64);
+/// The contents of one of a file's chunks. The last one may be shorter than the others. Blocks.
+pub fn read_chunk(file: &File, bytes: u64, within: u64) -> io::Result<Vec<u8>> {
+    let start = within * CHUNK_BYTES as u64;
+    let length = bytes.saturating_sub(start).min(CHUNK_BYTES as u64);
     let mut contents = vec![0; usize::try_from(length).map_err(io::Error::other)?];
     let mut filled = 0;
     while filled < contents.len() {
         match file.read_at(&mut contents[filled..], start + filled as u64) {
-            // The file may be shorter than the disk; what is not there is zeroes.
+            // The file may be shorter than the part; what is not there is zeroes.
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -114,17 +113,17 @@ mod tests {
         ) {
             let disk_bytes = 3_000_000;
             let file = sparse(disk_bytes, &pieces);
-            let found = find_chunks(&file, disk_bytes, &keys(false)).unwrap();
+            let found = find_chunks(&file, disk_bytes, 100, &keys(false)).unwrap();
             let mut held = std::collections::BTreeSet::new();
-            for index in 0..disk_bytes.div_ceil(CHUNK_BYTES as u64) as u32 {
-                if read_chunk(&file, disk_bytes, index).unwrap().iter().any(|&byte| byte != 0) {
-                    held.insert(index);
+            for within in 0..disk_bytes.div_ceil(CHUNK_BYTES as u64) {
+                if read_chunk(&file, disk_bytes, within).unwrap().iter().any(|&byte| byte != 0) {
+                    held.insert(within as u32 + 100);
                 }
             }
             prop_assert!(found.is_sorted_by(|a, b| a.index < b.index));
             prop_assert_eq!(found.iter().map(|chunk| chunk.index).collect::<std::collections::BTreeSet<_>>(), held);
             for chunk in found {
-                let contents = read_chunk(&file, disk_bytes, chunk.index).unwrap();
+                let contents = read_chunk(&file, disk_bytes, u64::from(chunk.index) - 100).unwrap();
                 prop_assert_eq!(chunk.name, ChunkName::of(&keys(false), &contents));
             }
         }
@@ -140,7 +139,7 @@ mod tests {
     #[test]
     fn what_is_behind_the_disk_is_not_looked_at() {
         let file = sparse(10 << 20, &[(0, 1), (9 << 20, 1)]);
-        assert_eq!(find_chunks(&file, 1 << 20, &keys(false)).unwrap().len(), 1);
+        assert_eq!(find_chunks(&file, 1 << 20, 0, &keys(false)).unwrap().len(), 1);
     }
 
     #[test]

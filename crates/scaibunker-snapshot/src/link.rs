@@ -10,20 +10,21 @@ use scaibunker_api::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, FoundChunk, SnapshotKeys, pack::PackEntry};
+use crate::{Digest, FoundChunk, Layout, SnapshotKeys, pack::PackEntry};
 
 /// The body of `PUT /bunkers/{id}/snapshots/{snapshot_id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TakeSnapshot {
     pub keys: SnapshotKeys,
+    /// With its memory and everything that runs: what the bunker was started with.
+    pub memory_of: Option<StartBunker>,
 }
 
 /// Its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TakenSnapshot {
-    /// Size of the disk.
-    pub disk_bytes: u64,
-    /// How long nothing could be written in the bunker, in microseconds.
+    pub layout: Layout,
+    /// How long nothing could be written in the bunker, or it stood still, in microseconds.
     pub frozen_us: u64,
     pub chunks: Vec<FoundChunk>,
 }
@@ -54,7 +55,7 @@ pub struct NewPack {
     pub id: PackId,
     /// Where, at the storage proxy.
     pub key: String,
-    /// Which chunks of the disk it has, in this order. One that is on the disk twice is in it once.
+    /// Which chunks it has, in this order. One that there is twice is in it once.
     pub chunks: Vec<u32>,
 }
 
@@ -78,12 +79,14 @@ pub struct StoredPack {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartFromSnapshot {
     pub start: StartBunker,
-    pub disk: RestoreDisk,
+    pub snapshot: RestoreSnapshot,
+    /// Whether it is the bunker that the snapshot was taken of, which goes on.
+    pub goes_on: bool,
 }
 
-/// The snapshot that a bunker's disk is to start as.
+/// The snapshot that a bunker is to start as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestoreDisk {
+pub struct RestoreSnapshot {
     pub snapshot_id: SnapshotId,
     pub manifest_key: String,
     pub manifest_digest: Digest,

@@ -10,8 +10,7 @@ use scaibunker_api::ids::PackId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    Damage, MAX_DISK_BYTES, SnapshotKeys,
-    chunk::CHUNK_BYTES,
+    Damage, Layout, SnapshotKeys,
     hash::hash_as_text,
     pack::{MAX_ENTRY_BYTES, PackEntry},
 };
@@ -21,10 +20,10 @@ const COMPRESSION_LEVEL: i32 = 3;
 /// That of a full disk of the largest size is smaller, once it is uncompressed.
 const MAX_JSON_BYTES: u64 = 1 << 30;
 
-/// A chunk of the disk and where its contents are.
+/// A chunk and where its contents are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlacedChunk {
-    /// Which one of the disk it is.
+    /// Which one it is, of all parts' numbered through.
     pub index: u32,
     /// Which one of the manifest's packs has it.
     pub pack: u32,
@@ -34,9 +33,10 @@ pub struct PlacedChunk {
 /// What a snapshot consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    pub disk_bytes: u64,
+    #[serde(flatten)]
+    pub layout: Layout,
     pub packs: Vec<PackId>,
-    /// In their order on the disk; all others are zeroes.
+    /// In their order; all others are zeroes.
     pub chunks: Vec<PlacedChunk>,
 }
 
@@ -44,19 +44,11 @@ pub struct Manifest {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; 32]);
 
-impl PlacedChunk {
-    /// Where it begins on the disk, in bytes.
-    #[must_use]
-    pub fn start(&self) -> u64 {
-        u64::from(self.index) * CHUNK_BYTES as u64
-    }
-}
-
 impl Manifest {
     /// What a stored one has at most.
     pub const MAX_BYTES: usize = 256 << 20;
 
-    /// The packs that chunks are in, each with those, in their order on the disk.
+    /// The packs that chunks are in, each with those, in their order.
     #[must_use]
     pub fn chunks_by_pack(&self) -> Vec<(PackId, Vec<PlacedChunk>)> {
         let mut by_pack: BTreeMap<u32, Vec<PlacedChunk>> = BTreeMap::new();
@@ -77,7 +69,7 @@ impl Manifest {
         Ok((bytes, digest))
     }
 
-    /// The manifest that was stored, which is sound: its chunks are in order, on the disk and in its
+    /// The manifest that was stored, which is sound: its chunks are in order, in its parts and in its
     /// packs.
     pub fn decode(
         keys: &SnapshotKeys,
@@ -98,13 +90,12 @@ impl Manifest {
     }
 
     fn is_sound(&self) -> bool {
-        let chunks = self.disk_bytes.div_ceil(CHUNK_BYTES as u64);
         let is_in = |chunk: &PlacedChunk| {
-            u64::from(chunk.index) < chunks
+            self.layout.find(chunk.index).is_some()
                 && (chunk.pack as usize) < self.packs.len()
                 && (chunk.entry.length as usize) <= MAX_ENTRY_BYTES
         };
-        self.disk_bytes <= MAX_DISK_BYTES
+        self.layout.is_sound()
             && self.chunks.iter().all(is_in)
             && self.chunks.is_sorted_by(|a, b| a.index < b.index)
     }
@@ -129,7 +120,7 @@ mod tests {
             PackEntry { name: ChunkName::of(&keys(true), b"x"), number: 0, offset: 0, length: 9 };
         let placed = |index| PlacedChunk { index, pack: 0, entry };
         Manifest {
-            disk_bytes: 64 << 20,
+            layout: Layout { disk_bytes: 64 << 20, ..Layout::default() },
             packs: vec![PackId::generate()],
             chunks: vec![placed(0), placed(255)],
         }
@@ -158,7 +149,7 @@ mod tests {
             |manifest| manifest.chunks[1].index = 256,
             |manifest| manifest.chunks[1].pack = 1,
             |manifest| manifest.chunks[0].entry.length = u32::MAX,
-            |manifest| manifest.disk_bytes = u64::MAX,
+            |manifest| manifest.layout.disk_bytes = u64::MAX,
         ];
         for spoil in wrong {
             let mut manifest = manifest();

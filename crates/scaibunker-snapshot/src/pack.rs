@@ -71,8 +71,8 @@ pub fn open(
     chunk: &PlacedChunk,
     pack: &[u8],
 ) -> Result<Vec<u8>, Damage> {
-    let (entry, at) = (&chunk.entry, chunk.start() >> 20);
-    let damaged = |why| Damage::Chunk { at, why };
+    let (entry, index) = (&chunk.entry, chunk.index);
+    let damaged = |why| Damage::Chunk { index, why };
     let begin = entry.offset as usize;
     let packed = pack.get(begin..begin + entry.length as usize);
     let packed = packed.ok_or_else(|| damaged("its pack is cut off"))?;
@@ -146,6 +146,6 @@ mod tests {
         assert!(pack.len() <= MAX_ENTRY_BYTES);
         assert_eq!(open(&keys(true), "pack", &placed(entries[0]), &pack).unwrap(), contents);
         let cut = open(&keys(true), "pack", &placed(entries[0]), &pack[..pack.len() - 1]);
-        assert_eq!(cut, Err(Damage::Chunk { at: 0, why: "its pack is cut off" }));
+        assert_eq!(cut, Err(Damage::Chunk { index: 0, why: "its pack is cut off" }));
     }
 }

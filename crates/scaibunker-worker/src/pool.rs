@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use scaibunker_snapshot::link::RestoreDisk;
+use scaibunker_snapshot::{Manifest, link::RestoreSnapshot};
 use tokio::{
     sync::{Notify, OnceCell, Semaphore},
     time::{Duration, sleep},
@@ -69,9 +69,9 @@ pub struct Pool {
 }
 
 /// A snapshot that a disk is made from, and where it is read.
-#[derive(Clone)]
 pub struct Restore {
-    pub disk: RestoreDisk,
+    pub from: RestoreSnapshot,
+    pub manifest: Manifest,
     pub snapshots: Snapshots,
 }
 

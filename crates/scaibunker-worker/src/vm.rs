@@ -38,7 +38,7 @@ use crate::{
     pool::Restore,
     scratch::{DEVICE_BYTES, ScratchDisks, ScratchError},
     seat::{Seat, SeatError, UidSlots},
-    snapshots::{self, RestoreError},
+    snapshots::{self, Parts, RestoreError},
     vitals::Vitals,
     vm_home::{Claim, Pause, VmHome},
 };
@@ -96,6 +96,8 @@ pub enum VmError {
     Copy(#[source] EngineError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    #[error("the worker has the image no more")]
+    NoImage,
     #[error("the worker has no {0} GPUs free")]
     NoGpus(u32),
     #[error("cannot {what}")]
@@ -303,9 +305,9 @@ impl Vm {
         disk.set_len(0)
             .and_then(|()| disk.set_len(DEVICE_BYTES))
             .map_err(io_failed("empty a disk"))?;
-        let disk_bytes = u64::from(template.shape.disk_mb) << 20;
+        let parts = Arc::new(Parts::of_disk(disk, restore.manifest.layout.disk_bytes));
         let storage = restore.snapshots.storage();
-        snapshots::restore(storage, &restore.disk, &Arc::new(disk), disk_bytes).await?;
+        snapshots::fill(storage, &restore.from, &restore.manifest, &parts).await?;
         self.machine.restore(template).await?;
         self.machine.resume().await?;
         self.prepare().await

@@ -121,7 +121,7 @@ impl Worker {
         let disks = ScratchDisks::new(config.disks_dir())?;
         let cgroup_root = cgroups.as_ref();
         let engine = engine(&config, kernel, &built_in, &uid_slots, cgroup_root, &disks).await?;
-        let engine_text = engine.describe();
+        let (engine_text, cpu_class) = (engine.describe(), engine.cpu_class());
         let dir = config.audit_dir();
         let audit =
             AuditLogs::new(dir.clone(), Arc::clone(&storage)).map_err(failed("make", &dir))?;
@@ -149,6 +149,7 @@ impl Worker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol_version: PROTOCOL_VERSION,
             engine: engine_text,
+            cpu_class,
             capacity,
             gpu_type: gpus.kind().map(str::to_owned),
             images: ready,

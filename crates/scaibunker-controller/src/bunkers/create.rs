@@ -9,6 +9,7 @@
 //! From step 2 on the work belongs to a task of its own: a caller that goes away stops nothing.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,11 +18,11 @@ use jiff::Timestamp;
 use scaibunker_api::{
     bunker::{self, BunkerStatus, CreateBunker},
     error::{ErrorBody, ErrorCode},
-    ids::{BunkerId, ImageId},
+    ids::{BunkerId, ImageId, WorkerId},
     image::Image,
     worker::{BunkerReport, EnsureImage, StartBunker, StartNetwork, WorkerBunkerState},
 };
-use scaibunker_snapshot::link::{RestoreDisk, StartFromSnapshot};
+use scaibunker_snapshot::link::{RestoreSnapshot, StartFromSnapshot};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::{
@@ -39,7 +40,7 @@ use crate::{
         create,
         image::ImageRecord,
         network,
-        snapshot::{SnapshotRecord, check_disk},
+        snapshot::{Machine, SnapshotRecord, check_fit},
     },
     failure::{Failure, chain},
     fleet::{Link, LinkError, Place},
@@ -79,8 +80,8 @@ struct Start {
     image: Image,
     /// What the worker has to be asked first, if it does not have the image.
     fetch: Option<EnsureImage>,
-    /// What its disk starts as, if that is a snapshot.
-    restore: Option<RestoreDisk>,
+    /// What it starts as, if that is a snapshot.
+    restore: Option<RestoreSnapshot>,
     key: Option<IdempotencyKey>,
     reservation: Reservation,
     guard: StartGuard,
@@ -117,12 +118,14 @@ impl Bunkers {
             None => self.images.named(actor, &request.image).await?,
             Some((snapshot, _)) => self.image_of(actor, snapshot).await?,
         };
+        let machine = restore.as_ref().and_then(|(snapshot, _)| snapshot.machine.as_ref());
+        let among = self.suited(bridged, machine)?;
         let id = BunkerId::generate();
         tracing::Span::current().record("bunker_id", tracing::field::display(id));
         let spec = create::resolve(request, &image.image);
         let placing = Instant::now();
         let profiles = &actor.quota_profiles;
-        let reservation = self.reserve(profiles, id, &spec, &image, bridged.as_ref()).await?;
+        let reservation = self.reserve(profiles, id, &spec, &image, among.as_ref()).await?;
         self.metrics.placement.observe(placing.elapsed().as_secs_f64());
         let Place { worker_id, has_image, .. } = reservation.place;
         let (owner, buckets) = ((actor.tenant_id, actor.user_id), reservation.buckets.clone());
@@ -136,7 +139,7 @@ impl Bunkers {
         let start = Start {
             bunker: bunker.clone(),
             fetch: if has_image { None } else { self.images.ask_for_one_bunker(&image) },
-            restore: restore.map(|(_, disk)| disk),
+            restore: restore.map(|(_, snapshot)| snapshot),
             image: image.image,
             key: key.clone(),
             reservation,
@@ -177,11 +180,30 @@ impl Bunkers {
         &self,
         actor: &Actor,
         request: CreateBunker,
-    ) -> Result<(CreateBunker, Option<(SnapshotRecord, RestoreDisk)>), Failure> {
+    ) -> Result<(CreateBunker, Option<(SnapshotRecord, RestoreSnapshot)>), Failure> {
         let Some(id) = request.snapshot_id else { return Ok((request, None)) };
         let (record, disk) = to_restore(&self.store, &self.snapshot_keys, actor, id).await?;
-        check_disk(request.disk_mb, record.spec.disk_mb)?;
+        check_fit(&request, &record.spec, record.machine.is_some())?;
         Ok((create::from_snapshot(request, &record.spec), Some((record, disk))))
+    }
+
+    /// The workers on which a memory can go on, if there is one, among those with the right bridges.
+    fn suited(
+        &self,
+        bridged: Option<BTreeSet<WorkerId>>,
+        machine: Option<&Machine>,
+    ) -> Result<Option<BTreeSet<WorkerId>>, Failure> {
+        let Some(machine) = machine else { return Ok(bridged) };
+        let like = self.fleet.workers_like(machine);
+        if like.is_empty() {
+            let Machine { engine, cpu_class } = machine;
+            let message = format!(
+                "no linked worker has the engine `{engine}` and the CPU class `{cpu_class}`, which this \
+                 memory needs to go on"
+            );
+            return Err(Failure::new(ErrorCode::NoSuitableWorker, message));
+        }
+        Ok(Some(like))
     }
 
     /// The image below a snapshot, which means nothing on another one.
@@ -282,8 +304,8 @@ impl Bunkers {
         let starting = async {
             match start.restore.clone() {
                 None => link.start(id, &spec, request_id).await,
-                Some(disk) => {
-                    let start = StartFromSnapshot { start: spec, disk };
+                Some(snapshot) => {
+                    let start = StartFromSnapshot { start: spec, snapshot, goes_on: false };
                     link.start_from_snapshot(id, &start, request_id).await
                 }
             }
@@ -343,7 +365,8 @@ impl Bunkers {
 }
 
 /// What a worker is asked to start.
-pub(super) fn start_spec(spec: &Spec, image: &Image) -> StartBunker {
+#[must_use]
+pub fn start_spec(spec: &Spec, image: &Image) -> StartBunker {
     let mut env_vars = image.entrypoint_env.clone();
     env_vars.extend(spec.env_vars.clone());
     StartBunker {

@@ -21,10 +21,13 @@ use scaibunker_api::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{changes::Changes, key_locks::KeyLocks, starting::Starting};
-pub use self::{changes::StatusStream, create::CreateAnswer};
+pub use self::{
+    changes::StatusStream,
+    create::{CreateAnswer, start_spec},
+};
 use crate::{
     credentials::Credentials,
-    domain::{actor::Actor, bunker::Bunker, patch},
+    domain::{actor::Actor, bunker::Bunker, patch, snapshot::Machine},
     failure::Failure,
     fleet::Fleet,
     images::Images,
@@ -154,6 +157,11 @@ impl Bunkers {
             let message = format!("the image {id} below the bunker's disk is deleted");
             Failure::new(ErrorCode::ImageNotFound, message)
         })
+    }
+
+    /// What a bunker's worker runs it on.
+    pub fn machine_of(&self, bunker: &Bunker) -> Option<Machine> {
+        self.fleet.machine(bunker.worker_id)
     }
 
     /// Whether a controller is another one than this, and lives.

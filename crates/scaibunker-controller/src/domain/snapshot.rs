@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 use scaibunker_api::{
+    bunker::{CreateBunker, NetworkProfile},
     error::{ErrorBody, ErrorCode},
     ids::{ControllerId, PackId},
     snapshot::{self, CreateSnapshot, PatchSnapshot, SnapshotKind},
@@ -16,6 +17,13 @@ use scaibunker_snapshot::{
 
 use super::{bunker::Spec, violations::Violations};
 
+/// What a bunker's memory goes on on, and on nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    pub engine: String,
+    pub cpu_class: String,
+}
+
 /// A snapshot as the database has it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotRecord {
@@ -26,6 +34,11 @@ pub struct SnapshotRecord {
     pub spec: Spec,
     /// Set once it is ready.
     pub manifest_digest: Option<Digest>,
+    /// Where its memory can go on, if it has one.
+    pub machine: Option<Machine>,
+    /// Whether it is the memory of a bunker that was written out: nobody sees it, and it is no more when
+    /// the bunker goes on or ends.
+    pub is_evicted: bool,
     /// Names the secret that it is sealed with.
     pub sealed_with: Option<String>,
     /// The controller that takes it.
@@ -37,9 +50,6 @@ pub fn check(request: &CreateSnapshot, now: Timestamp) -> Result<(), ErrorBody> 
     let mut faults = Violations::default();
     faults.text("name", request.name.as_deref(), 1..=128);
     check_expiry(&mut faults, request.expires_at, now);
-    if request.kind == SnapshotKind::Memory {
-        faults.add("kind", "snapshots of memory are not offered yet; use `disk`");
-    }
     faults.into_result()
 }
 
@@ -57,13 +67,42 @@ fn check_expiry(faults: &mut Violations, expires_at: Option<Timestamp>, now: Tim
     }
 }
 
-/// Refuses a bunker that asks for another disk than its snapshot is of.
-pub fn check_disk(asked_mb: Option<u32>, snapshot_mb: u32) -> Result<(), ErrorBody> {
-    match asked_mb {
-        Some(asked) if asked != snapshot_mb => {
-            let message =
-                format!("a bunker from this snapshot has its {snapshot_mb} MiB; leave it out");
-            Err(ErrorBody::invalid("disk_mb", message))
+/// Refuses a bunker that asks for something else than its snapshot is of.
+pub fn check_fit(request: &CreateBunker, was: &Spec, has_memory: bool) -> Result<(), ErrorBody> {
+    let mut faults = Violations::default();
+    let mut must_be = |field: &str, asked: Option<u32>, was: u32| {
+        if asked.is_some_and(|asked| asked != was) {
+            faults.add(field, format!("a bunker from this snapshot has {was}; leave it out"));
+        }
+    };
+    must_be("disk_mb", request.disk_mb, was.disk_mb);
+    if has_memory {
+        must_be("memory_mb", request.memory_mb, was.memory_mb);
+        must_be("cpu_millicores", request.cpu_millicores, was.cpu_millicores);
+        let has_device = |profile| profile != NetworkProfile::Isolated;
+        if request.network_profile == NetworkProfile::Transit
+            || has_device(request.network_profile) != has_device(was.network_profile)
+        {
+            let kept = match has_device(was.network_profile) {
+                true => "one of `registry`, `allowlisted` and `unrestricted`",
+                false => "`isolated`",
+            };
+            let message = format!("the memory of this snapshot goes on with {kept}");
+            faults.add("network_profile", message);
+        }
+    }
+    faults.into_result()
+}
+
+/// Refuses a snapshot of what a bunker's memory cannot be kept with.
+pub fn check_memory(kind: SnapshotKind, spec: &Spec) -> Result<(), ErrorBody> {
+    let refused = |what| Err(ErrorBody::new(ErrorCode::CannotBeCopied, what));
+    match kind {
+        SnapshotKind::Memory if spec.gpu_count > 0 => {
+            refused("what a bunker has in its GPUs cannot be kept; take a snapshot of its disk")
+        }
+        SnapshotKind::Memory if spec.network_profile == NetworkProfile::Transit => {
+            refused("a bunker on bridges has its addresses there; take a snapshot of its disk")
         }
         _ => Ok(()),
     }
@@ -136,6 +175,7 @@ mod tests {
     use scaibunker_snapshot::{Key, SnapshotKeys};
 
     use super::*;
+    use crate::domain::bunker::tests::spec;
 
     fn name(number: u8) -> ChunkName {
         let keys = SnapshotKeys { naming: Key::derive("test", b""), sealing: None };
@@ -195,13 +235,36 @@ mod tests {
         };
         let wrong = CreateSnapshot {
             name: Some(String::new()),
-            kind: SnapshotKind::Memory,
             expires_at: Some(now),
+            ..CreateSnapshot::default()
         };
-        assert_eq!(faults(wrong), ["name", "expires_at", "kind"]);
+        assert_eq!(faults(wrong), ["name", "expires_at"]);
         check(&CreateSnapshot::default(), now).unwrap();
         let past = PatchSnapshot { expires_at: Some(Some(now)), ..PatchSnapshot::default() };
         assert_eq!(check_patch(&past, now).unwrap_err().details[0].field, "expires_at");
-        assert!(check_disk(Some(64), 65).is_err() && check_disk(None, 65).is_ok());
+    }
+
+    #[test]
+    fn a_bunker_fits_what_it_starts_from() {
+        let was = spec();
+        let faults = |request: CreateBunker, has_memory| match check_fit(&request, &was, has_memory)
+        {
+            Ok(()) => Vec::new(),
+            Err(error) => error.details.into_iter().map(|detail| detail.field).collect(),
+        };
+        let other = || CreateBunker {
+            disk_mb: Some(was.disk_mb + 1),
+            memory_mb: Some(was.memory_mb + 2),
+            cpu_millicores: Some(was.cpu_millicores),
+            network_profile: NetworkProfile::Registry,
+            ..CreateBunker::default()
+        };
+        assert_eq!(faults(other(), false), ["disk_mb"]);
+        assert_eq!(faults(other(), true), ["disk_mb", "memory_mb", "network_profile"]);
+        assert!(faults(CreateBunker::default(), true).is_empty());
+        let gpus = Spec { gpu_count: 1, ..spec() };
+        assert!(check_memory(SnapshotKind::Memory, &gpus).is_err());
+        assert!(check_memory(SnapshotKind::Disk, &gpus).is_ok());
+        assert!(check_memory(SnapshotKind::Memory, &was).is_ok());
     }
 }

@@ -19,6 +19,7 @@ pub struct WorkerRecord {
     pub name: String,
     pub version: String,
     pub engine: String,
+    pub cpu_class: String,
     pub capacity: Capacity,
     pub gpu_type: Option<String>,
     pub images: Vec<ReadyImage>,
@@ -43,6 +44,7 @@ pub fn check_registration(worker: &RegisterWorker) -> Result<(), ErrorBody> {
     faults.text("name", Some(&worker.name), 1..=128);
     faults.text("version", Some(&worker.version), 1..=64);
     faults.text("engine", Some(&worker.engine), 1..=128);
+    faults.text("cpu_class", Some(&worker.cpu_class), 0..=128);
     faults.text("gpu_type", worker.gpu_type.as_deref(), 1..=64);
     faults.into_result()?;
     check_images(&worker.images)
@@ -75,6 +77,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             protocol_version: PROTOCOL_VERSION,
             engine: "qemu".to_owned(),
+            cpu_class: String::new(),
             capacity: Capacity::default(),
             gpu_type: None,
             images: Vec::new(),

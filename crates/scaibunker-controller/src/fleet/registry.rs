@@ -21,6 +21,7 @@ use crate::domain::{
     bunker::{Bunker, Spec},
     placement::{self, Candidate, NoPlace},
     quota::Amounts,
+    snapshot::Machine,
     worker::WorkerRecord,
 };
 
@@ -357,6 +358,18 @@ impl Fleet {
         self.state().seats.get(&id).map(|seat| self.shown(seat))
     }
 
+    /// What a worker's bunkers run on.
+    pub fn machine(&self, id: WorkerId) -> Option<Machine> {
+        self.state().seats.get(&id).map(Seat::machine)
+    }
+
+    /// The workers that have a link, on which a bunker's memory can go on.
+    pub fn workers_like(&self, machine: &Machine) -> BTreeSet<WorkerId> {
+        let state = self.state();
+        let linked = state.seats.values().filter(|seat| seat.link.is_some());
+        linked.filter(|seat| seat.machine() == *machine).map(|seat| seat.record.id).collect()
+    }
+
     /// How long a worker may be silent.
     pub fn stale_after(&self) -> Duration {
         self.stale_after
@@ -405,6 +418,7 @@ impl Fleet {
             last_heartbeat: Some(record.last_heartbeat),
             version: record.version,
             engine: record.engine,
+            cpu_class: record.cpu_class,
             capacity: record.capacity,
             allocated: seat.allocated,
             gpu_type: record.gpu_type,
@@ -418,6 +432,11 @@ impl Fleet {
 }
 
 impl Seat {
+    fn machine(&self) -> Machine {
+        let (engine, cpu_class) = (self.record.engine.clone(), self.record.cpu_class.clone());
+        Machine { engine, cpu_class }
+    }
+
     fn candidate(&self) -> Candidate {
         Candidate {
             worker_id: self.record.id,

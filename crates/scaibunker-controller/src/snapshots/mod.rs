@@ -13,7 +13,7 @@ use scaibunker_api::{
     ids::{PackId, SnapshotId, TenantId},
     snapshot::{PatchSnapshot, Snapshot},
 };
-use scaibunker_snapshot::link::RestoreDisk;
+use scaibunker_snapshot::link::RestoreSnapshot;
 use scaibunker_storage::Objects;
 use tokio_util::task::TaskTracker;
 
@@ -108,13 +108,13 @@ pub async fn to_restore(
     keys: &KeyRing,
     actor: &Actor,
     id: SnapshotId,
-) -> Result<(SnapshotRecord, RestoreDisk), Failure> {
+) -> Result<(SnapshotRecord, RestoreSnapshot), Failure> {
     let record = seen(store, actor, id).await?;
-    let disk = restore_disk(&record, keys)?;
-    Ok((record, disk))
+    let restore = restorable(&record, keys)?;
+    Ok((record, restore))
 }
 
-fn restore_disk(record: &SnapshotRecord, keys: &KeyRing) -> Result<RestoreDisk, Failure> {
+fn restorable(record: &SnapshotRecord, keys: &KeyRing) -> Result<RestoreSnapshot, Failure> {
     let (id, tenant) = (record.shown.id, record.shown.tenant_id);
     let manifest_digest = check_ready(record)?;
     let keys = keys.keys(tenant, record.sealed_with.as_deref()).ok_or_else(|| {
@@ -124,7 +124,7 @@ fn restore_disk(record: &SnapshotRecord, keys: &KeyRing) -> Result<RestoreDisk, 
         );
         Failure::new(ErrorCode::SnapshotNotReady, message)
     })?;
-    Ok(RestoreDisk {
+    Ok(RestoreSnapshot {
         snapshot_id: id,
         manifest_key: manifest_key(tenant, id),
         manifest_digest,
@@ -135,6 +135,7 @@ fn restore_disk(record: &SnapshotRecord, keys: &KeyRing) -> Result<RestoreDisk, 
 
 async fn seen(store: &Store, actor: &Actor, id: SnapshotId) -> Result<SnapshotRecord, Failure> {
     match store.snapshot(id).await? {
+        Some(record) if record.is_evicted => Err(unknown(id)),
         Some(record) if actor.sees_owned(record.shown.tenant_id, record.shown.owner_id) => {
             Ok(record)
         }

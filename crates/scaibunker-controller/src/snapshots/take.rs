@@ -1,7 +1,7 @@
 //! Taking a snapshot, step by step:
 //!
 //! 1. write it down as `creating`;
-//! 2. have the worker copy the disk and name the chunks on it;
+//! 2. have the worker copy the disk, or everything, and name the chunks of that;
 //! 3. write down which packs it refers to: those that have some of the chunks, and new ones;
 //! 4. have the worker store the new packs and the manifest;
 //! 5. write down that it is `ready`, and what the new packs have.
@@ -16,7 +16,8 @@ use scaibunker_api::{
     bunker::BunkerStatus,
     error::{ErrorBody, ErrorCode},
     ids::{BunkerId, PackId, SnapshotId},
-    snapshot::{CreateSnapshot, Snapshot, SnapshotStatus},
+    snapshot::{CreateSnapshot, Snapshot, SnapshotKind, SnapshotStatus},
+    worker::StartBunker,
 };
 use scaibunker_snapshot::{
     CHUNK_BYTES, ChunkName, FoundChunk,
@@ -27,11 +28,12 @@ use tracing::Instrument as _;
 
 use super::{Snapshots, manifest_key, pack_key, unknown};
 use crate::{
+    bunkers::start_spec,
     creation::{Created, Creation},
     domain::{
         actor::Actor,
         bunker::Bunker,
-        snapshot::{SnapshotRecord, check, plan},
+        snapshot::{SnapshotRecord, check, check_memory, plan},
     },
     failure::{Failure, chain},
     fleet::{Link, LinkError},
@@ -50,6 +52,8 @@ enum TakeError {
     Link(#[from] LinkError),
     #[error("its keys are gone")]
     Keys,
+    #[error("the image below the bunker's disk is gone")]
+    Image,
     #[error("others deleted snapshots all the time; try again")]
     Contended,
 }
@@ -135,8 +139,15 @@ impl Snapshots {
                 format!("the bunker is {status}; only one that runs or is paused can be kept");
             return Err(Failure::new(ErrorCode::BunkerNotRunning, message));
         }
+        check_memory(request.kind, &bunker.spec)?;
         let link = self.bunkers.link_of(&bunker)?;
+        let machine = match request.kind {
+            SnapshotKind::Disk => None,
+            SnapshotKind::Memory => self.bunkers.machine_of(&bunker),
+        };
         let record = SnapshotRecord {
+            machine,
+            is_evicted: false,
             shown: Snapshot {
                 id: SnapshotId::generate(),
                 tenant_id: bunker.tenant_id,
@@ -209,7 +220,11 @@ impl Snapshots {
     ) -> Result<bool, TakeError> {
         let (id, tenant) = (record.shown.id, record.shown.tenant_id);
         let keys = self.keys.keys(tenant, record.sealed_with.as_deref()).ok_or(TakeError::Keys)?;
-        let ask = TakeSnapshot { keys };
+        let memory_of = match &record.machine {
+            None => None,
+            Some(_) => Some(self.start_spec(record).await?),
+        };
+        let ask = TakeSnapshot { keys, memory_of };
         let taken = link.take_snapshot(record.shown.bunker_id, id, &ask, request_id).await?;
         let names: Vec<_> = taken.chunks.iter().map(|chunk| chunk.name).collect();
         let ask = self.refer(record, &taken.chunks, &names).await?;
@@ -233,6 +248,12 @@ impl Snapshots {
             "a snapshot is stored"
         );
         Ok(is_ready)
+    }
+
+    /// What the bunker was started with.
+    async fn start_spec(&self, record: &SnapshotRecord) -> Result<StartBunker, TakeError> {
+        let image = self.store.image(record.shown.image_id).await?.ok_or(TakeError::Image)?;
+        Ok(start_spec(&record.spec, &image.image))
     }
 
     /// Decides what is stored anew, and writes down which packs are referred to.

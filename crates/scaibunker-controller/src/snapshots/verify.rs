@@ -4,7 +4,7 @@ use axum::body::to_bytes;
 use scaibunker_api::{error::ErrorCode, ids::SnapshotId, snapshot::SnapshotCheck};
 use scaibunker_snapshot::{Manifest, PlacedChunk, SnapshotKeys, pack};
 
-use super::{Snapshots, pack_key, restore_disk, seen};
+use super::{Snapshots, pack_key, restorable, seen};
 use crate::{
     domain::actor::Actor,
     failure::{Failure, chain, not_ready},
@@ -17,16 +17,17 @@ impl Snapshots {
     /// Checks every chunk of a snapshot that the caller sees.
     pub async fn verify(&self, actor: &Actor, id: SnapshotId) -> Result<SnapshotCheck, Failure> {
         let record = seen(&self.store, actor, id).await?;
-        let disk = restore_disk(&record, &self.keys)?;
+        let restore = restorable(&record, &self.keys)?;
         let mut check = SnapshotCheck { snapshot_id: id, chunks: 0, damage: Vec::new() };
-        let bytes = match self.read(&disk.manifest_key, Manifest::MAX_BYTES).await? {
+        let bytes = match self.read(&restore.manifest_key, Manifest::MAX_BYTES).await? {
             Some(bytes) => bytes,
             None => {
                 check.damage.push("its manifest is gone".to_owned());
                 return Ok(check);
             }
         };
-        let decoded = Manifest::decode(&disk.keys, &id.to_string(), bytes, disk.manifest_digest);
+        let decoded =
+            Manifest::decode(&restore.keys, &id.to_string(), bytes, restore.manifest_digest);
         let manifest = match decoded {
             Ok(manifest) => manifest,
             Err(damage) => {
@@ -40,7 +41,7 @@ impl Snapshots {
             match self.read(&key, pack::MAX_BYTES).await? {
                 None => check.damage.push(format!("the pack {id} is gone")),
                 Some(bytes) => {
-                    let (keys, id) = (disk.keys.clone(), id.to_string());
+                    let (keys, id) = (restore.keys.clone(), id.to_string());
                     let found =
                         tokio::task::spawn_blocking(move || damage_in(&keys, &id, &chunks, &bytes));
                     check.damage.extend(found.await.unwrap_or_else(|lost| vec![lost.to_string()]));

@@ -15,7 +15,10 @@ use super::{
     storable, to_json, to_micros,
     workers::unsigned,
 };
-use crate::domain::{actor::Scope, snapshot::SnapshotRecord};
+use crate::domain::{
+    actor::Scope,
+    snapshot::{Machine, SnapshotRecord},
+};
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -34,6 +37,9 @@ struct Row {
     stored_bytes: i64,
     manifest_digest: Option<String>,
     sealed_with: Option<String>,
+    engine: Option<String>,
+    cpu_class: Option<String>,
+    is_evicted: i64,
     starter_id: String,
     created_at: i64,
     expires_at: Option<i64>,
@@ -66,6 +72,11 @@ impl TryFrom<Row> for SnapshotRecord {
             spec: from_json("snapshots.spec", &row.spec)?,
             manifest_digest: digest.transpose()?,
             sealed_with: row.sealed_with,
+            machine: row
+                .engine
+                .zip(row.cpu_class)
+                .map(|(engine, cpu_class)| Machine { engine, cpu_class }),
+            is_evicted: row.is_evicted != 0,
             starter: parsed("snapshots.starter_id", &row.starter_id)?,
         })
     }
@@ -83,8 +94,9 @@ impl Store {
         let mut transaction = self.writer.begin().await.map_err(failed())?;
         let done = sqlx::query(
             "INSERT INTO snapshots (id, tenant_id, owner_id, bunker_id, image_id, image_digest, \
-             name, kind, status, spec, sealed_with, starter_id, created_at, expires_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+             name, kind, status, spec, sealed_with, starter_id, created_at, expires_at, engine, \
+             cpu_class, is_evicted) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         )
         .bind(&id)
         .bind(shown.tenant_id.to_string())
@@ -100,6 +112,9 @@ impl Store {
         .bind(record.starter.to_string())
         .bind(to_micros(shown.created_at))
         .bind(shown.expires_at.map(to_micros))
+        .bind(record.machine.as_ref().map(|machine| machine.engine.as_str()))
+        .bind(record.machine.as_ref().map(|machine| machine.cpu_class.as_str()))
+        .bind(i64::from(record.is_evicted))
         .execute(&mut *transaction)
         .await
         .map_err(failed())?;
@@ -120,7 +135,7 @@ impl Store {
         before: Option<SnapshotId>,
         limit: usize,
     ) -> Result<Vec<SnapshotRecord>, StoreError> {
-        let mut select = Select::new("SELECT * FROM snapshots WHERE 1 = 1");
+        let mut select = Select::new("SELECT * FROM snapshots WHERE is_evicted = 0");
         select.in_scope(scope, " AND owner_id = ").page(before, limit);
         self.snapshots(select).await
     }

@@ -162,6 +162,7 @@ fn worker() -> WorkerRecord {
         name: "worker".to_owned(),
         version: "1".to_owned(),
         engine: "simulated".to_owned(),
+        cpu_class: "any".to_owned(),
         capacity: Capacity {
             cpu_millicores: 8_000,
             memory_mb: 16_384,

@@ -14,6 +14,7 @@ struct WorkerRow {
     name: String,
     version: String,
     engine: String,
+    cpu_class: String,
     cpu_millicores: i64,
     memory_mb: i64,
     disk_mb: i64,
@@ -34,6 +35,7 @@ impl TryFrom<WorkerRow> for WorkerRecord {
             name: row.name,
             version: row.version,
             engine: row.engine,
+            cpu_class: row.cpu_class,
             capacity: Capacity {
                 cpu_millicores: unsigned("workers.cpu_millicores", row.cpu_millicores)?,
                 memory_mb: unsigned("workers.memory_mb", row.memory_mb)?,
@@ -67,10 +69,10 @@ impl Store {
     pub async fn put_worker(&self, worker: &WorkerRecord) -> Result<Option<Timestamp>, StoreError> {
         let (drained_at,): (Option<i64>,) = sqlx::query_as(
             "INSERT INTO workers (id, name, version, engine, cpu_millicores, memory_mb, disk_mb, \
-             gpu_count, gpu_type, images, network_profiles, last_heartbeat_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+             gpu_count, gpu_type, images, network_profiles, last_heartbeat_at, cpu_class) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
              ON CONFLICT (id) DO UPDATE SET name = excluded.name, version = excluded.version, \
-             engine = excluded.engine, cpu_millicores = excluded.cpu_millicores, \
+             engine = excluded.engine, cpu_class = excluded.cpu_class, cpu_millicores = excluded.cpu_millicores, \
              memory_mb = excluded.memory_mb, disk_mb = excluded.disk_mb, \
              gpu_count = excluded.gpu_count, gpu_type = excluded.gpu_type, \
              images = excluded.images, network_profiles = excluded.network_profiles, \
@@ -89,6 +91,7 @@ impl Store {
         .bind(to_json("workers.images", &worker.images)?)
         .bind(to_json("workers.network_profiles", &worker.network_profiles)?)
         .bind(to_micros(worker.last_heartbeat))
+        .bind(&worker.cpu_class)
         .fetch_one(&self.writer)
         .await
         .map_err(StoreError::query("store a worker"))?;
@@ -109,7 +112,7 @@ impl Store {
     /// Every worker that registered and was not removed.
     pub async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
         let rows: Vec<WorkerRow> = sqlx::query_as(
-            "SELECT id, name, version, engine, cpu_millicores, memory_mb, disk_mb, gpu_count, \
+            "SELECT id, name, version, engine, cpu_class, cpu_millicores, memory_mb, disk_mb, gpu_count, \
              gpu_type, images, network_profiles, last_heartbeat_at, drained_at FROM workers \
              WHERE removed_at IS NULL ORDER BY id",
         )

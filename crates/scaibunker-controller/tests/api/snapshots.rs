@@ -49,7 +49,7 @@ async fn what_is_stored_already_is_referred_to() {
         (&json!("running"), &json!("busybox"))
     );
     let restored = worker.snapshots.restored.lock().unwrap().clone();
-    assert_eq!(restored[0].snapshot_id.to_string(), id_of(&second));
+    assert_eq!(restored[0].snapshot.snapshot_id.to_string(), id_of(&second));
     assert_eq!(other.api.post("/bunkers", &body).await.error(), (404, "NOT_FOUND"));
 
     let image = made.data()["image_id"].as_str().unwrap().to_owned();

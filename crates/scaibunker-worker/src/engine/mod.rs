@@ -1,5 +1,6 @@
 //! Engines make microVMs. Nothing outside this module knows a VMM's name.
 
+pub mod memory;
 pub mod qemu;
 
 use std::{fs::File, io, os::fd::OwnedFd, sync::Arc, time::Instant};
@@ -127,6 +128,9 @@ pub enum EngineError {
 pub trait Engine: Send + Sync {
     /// Such as `qemu 7.2.22 (tcg)`.
     fn describe(&self) -> String;
+
+    /// What another host must have in common with this one for a guest to go on there.
+    fn cpu_class(&self) -> String;
 
     /// Starts a VMM and lets it boot; its agent answers after a second or more.
     async fn boot(

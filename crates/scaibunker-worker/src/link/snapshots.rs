@@ -19,7 +19,6 @@ use serde::de::DeserializeOwned;
 
 use super::routes::{Failure, read_json, request_id};
 use crate::{
-    pool::Restore,
     snapshots::Snapshots,
     supervisor::{Origin, Supervisor},
 };
@@ -34,8 +33,8 @@ pub async fn start(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<BunkerReport>, Failure> {
-    let StartFromSnapshot { start, disk } = read(body).await?;
-    let origin = Origin::Disk(Restore { disk, snapshots });
+    let StartFromSnapshot { start, snapshot: from, goes_on } = read(body).await?;
+    let origin = Origin::Snapshot { from, snapshots, goes_on };
     Ok(Json(supervisor.start(id, start, origin, request_id(&headers)).await?))
 }
 

@@ -1,15 +1,15 @@
-//! Snapshots of bunkers' disks.
+//! Snapshots of bunkers: of their disks, or of everything.
 //!
-//! A copy of a disk is taken in one moment and held here, in a file without a name, until its chunks are
+//! A copy is taken in one moment and held here, in files without a name, until its chunks are
 //! stored or nobody has asked for them in a while. Nothing of it survives the server: a snapshot that was
 //! not stored is taken anew.
 
+mod parts;
 mod restore;
 mod store;
 
 use std::{
     collections::HashMap,
-    fs::File,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,12 +21,21 @@ use scaibunker_api::{
     ids::{BunkerId, SnapshotId},
 };
 use scaibunker_snapshot::{
-    FoundChunk, SnapshotKeys, find_chunks,
-    link::{StoreSnapshot, StoredSnapshot, TakeSnapshot, TakenSnapshot},
+    FoundChunk, Manifest, SnapshotKeys,
+    link::{RestoreSnapshot, StoreSnapshot, StoredSnapshot, TakeSnapshot, TakenSnapshot},
 };
 
-pub use self::restore::{RestoreError, restore};
-use crate::{chain, storage::StorageClient, supervisor::Supervisor};
+pub use self::{
+    parts::Parts,
+    restore::{RestoreError, fill},
+};
+use crate::{
+    assets::BakedImage,
+    chain,
+    engine::{Shape, Template},
+    storage::StorageClient,
+    supervisor::Supervisor,
+};
 
 /// A copy whose chunks nobody asks for is let go of.
 const MAX_AGE: Duration = Duration::from_secs(900);
@@ -41,11 +50,10 @@ struct Inner {
     staged: Mutex<HashMap<SnapshotId, Staged>>,
 }
 
-/// A copy of a disk.
+/// A copy.
 #[derive(Clone)]
 struct Staged {
-    disk: Arc<File>,
-    disk_bytes: u64,
+    parts: Arc<Parts>,
     keys: SnapshotKeys,
     chunks: Arc<Vec<FoundChunk>>,
     since: Instant,
@@ -62,7 +70,7 @@ impl Snapshots {
         self.0.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Copies a bunker's disk as it is at one moment, and says what it consists of.
+    /// Copies a bunker as it is at one moment, and says what the copy consists of.
     pub async fn take(
         &self,
         supervisor: &Supervisor,
@@ -73,22 +81,29 @@ impl Snapshots {
     ) -> Result<TakenSnapshot, ErrorBody> {
         self.staged().retain(|_, staged| staged.since.elapsed() < MAX_AGE);
         let failed = |error: io::Error| failure("take the snapshot", &error);
-        let file = tempfile::tempfile_in(&self.0.dir).map_err(failed)?;
-        let copy = file.try_clone().map_err(failed)?;
-        let copied = supervisor.copy_disk(bunker, copy, request_id).await?;
-        let (disk, keys) = (Arc::new(file), ask.keys);
-        let (reading, naming) = (Arc::clone(&disk), keys.clone());
-        let found =
-            tokio::task::spawn_blocking(move || find_chunks(&reading, copied.disk_bytes, &naming));
-        let found = found.await.map_err(io::Error::from).and_then(|found| found);
-        let chunks = found.map_err(failed)?;
+        let (parts, stood_still) = match &ask.memory_of {
+            None => {
+                let file = tempfile::tempfile_in(&self.0.dir).map_err(failed)?;
+                let copy = file.try_clone().map_err(failed)?;
+                let copied = supervisor.copy_disk(bunker, copy, request_id).await?;
+                (Parts::of_disk(file, copied.disk_bytes), copied.frozen)
+            }
+            Some(spec) => {
+                let moment = supervisor.copy_all(bunker, spec, request_id).await?;
+                (Parts::of_moment(&moment.template).map_err(failed)?, moment.stood_still)
+            }
+        };
+        let (parts, keys) = (Arc::new(parts), ask.keys);
+        let (looking, naming) = (Arc::clone(&parts), keys.clone());
+        let found = tokio::task::spawn_blocking(move || looking.find_chunks(&naming)).await;
+        let chunks = found.map_err(io::Error::from).and_then(|found| found).map_err(failed)?;
         let taken = TakenSnapshot {
-            disk_bytes: copied.disk_bytes,
-            frozen_us: u64::try_from(copied.frozen.as_micros()).unwrap_or(u64::MAX),
+            layout: parts.layout(),
+            frozen_us: u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX),
             chunks: chunks.clone(),
         };
-        let (disk_bytes, chunks, since) = (copied.disk_bytes, Arc::new(chunks), Instant::now());
-        self.staged().insert(id, Staged { disk, disk_bytes, keys, chunks, since });
+        let (chunks, since) = (Arc::new(chunks), Instant::now());
+        self.staged().insert(id, Staged { parts, keys, chunks, since });
         Ok(taken)
     }
 
@@ -112,6 +127,26 @@ impl Snapshots {
     /// Lets go of a copy. One that is not there is fine.
     pub fn forget(&self, id: SnapshotId) {
         self.staged().remove(&id);
+    }
+
+    /// What a stored snapshot consists of.
+    pub async fn manifest(&self, from: &RestoreSnapshot) -> Result<Manifest, RestoreError> {
+        restore::manifest(self.storage(), from).await
+    }
+
+    /// A bunker's moment, out of the object store.
+    pub async fn moment(
+        &self,
+        from: &RestoreSnapshot,
+        manifest: &Manifest,
+        shape: Shape,
+        image: BakedImage,
+    ) -> Result<Template, RestoreError> {
+        let parts = Arc::new(Parts::create(manifest.layout, &self.0.dir)?);
+        restore::fill(self.storage(), from, manifest, &parts).await?;
+        let parts = Arc::into_inner(parts).ok_or(io::ErrorKind::ResourceBusy);
+        let (saved, scratch) = parts.map_err(io::Error::from)?.into_moment()?;
+        Ok(Template { shape, image, saved, scratch })
     }
 
     /// Where objects are.

@@ -1,18 +1,21 @@
-//! A snapshot's disk on its way back from the object store.
+//! A snapshot on its way back from the object store.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
+use std::{io, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use scaibunker_api::ids::PackId;
-use scaibunker_snapshot::{Damage, Manifest, PlacedChunk, SnapshotKeys, link::RestoreDisk, pack};
+use scaibunker_snapshot::{
+    Damage, Manifest, PlacedChunk, SnapshotKeys, link::RestoreSnapshot, pack,
+};
 
+use super::Parts;
 use crate::storage::{StorageClient, StorageError};
 
 /// Packs that are read and unpacked at once.
 const PARALLEL: usize = 4;
 
-/// A disk could not be made what a snapshot says.
+/// A bunker could not be made what a snapshot says.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     #[error(transparent)]
@@ -23,34 +26,36 @@ pub enum RestoreError {
     TooLong(String),
     #[error("reading the snapshot broke off")]
     BrokeOff(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("the snapshot is of a disk of {snapshot_mb} MiB, and this one has {disk_mb}")]
-    Size { snapshot_mb: u64, disk_mb: u64 },
-    #[error("cannot write the bunker's disk")]
+    #[error("the snapshot is of a bunker with another disk or another memory")]
+    Size,
+    #[error("cannot write what the snapshot holds")]
     Io(#[from] io::Error),
 }
 
-/// Writes the snapshot's chunks into `disk`, which has none yet.
-pub async fn restore(
+/// What a snapshot consists of.
+pub async fn manifest(
     storage: &StorageClient,
-    from: &RestoreDisk,
-    disk: &Arc<File>,
-    disk_bytes: u64,
-) -> Result<(), RestoreError> {
+    from: &RestoreSnapshot,
+) -> Result<Manifest, RestoreError> {
     let bytes = read(storage, &from.manifest_key, Manifest::MAX_BYTES).await?;
     let (snapshot, digest) = (from.snapshot_id.to_string(), from.manifest_digest);
     let keys = from.keys.clone();
-    let manifest =
-        off_the_runtime(move || Ok(Manifest::decode(&keys, &snapshot, bytes, digest)?)).await?;
-    if manifest.disk_bytes != disk_bytes {
-        let (snapshot_mb, disk_mb) = (manifest.disk_bytes >> 20, disk_bytes >> 20);
-        return Err(RestoreError::Size { snapshot_mb, disk_mb });
-    }
+    off_the_runtime(move || Ok(Manifest::decode(&keys, &snapshot, bytes, digest)?)).await
+}
+
+/// Writes the snapshot's chunks into `parts`, which have none yet.
+pub async fn fill(
+    storage: &StorageClient,
+    from: &RestoreSnapshot,
+    manifest: &Manifest,
+    parts: &Arc<Parts>,
+) -> Result<(), RestoreError> {
     let unpacking = manifest.chunks_by_pack().into_iter().map(|(id, chunks)| {
         let key = format!("{}{id}", from.pack_prefix);
-        let (keys, disk) = (from.keys.clone(), Arc::clone(disk));
+        let (keys, parts) = (from.keys.clone(), Arc::clone(parts));
         async move {
             let bytes = read(storage, &key, pack::MAX_BYTES).await?;
-            off_the_runtime(move || unpack(&keys, id, &chunks, &bytes, &disk)).await
+            off_the_runtime(move || unpack(&keys, id, &chunks, &bytes, &parts)).await
         }
     });
     stream::iter(unpacking).buffer_unordered(PARALLEL).try_collect().await
@@ -61,11 +66,11 @@ fn unpack(
     id: PackId,
     chunks: &[PlacedChunk],
     bytes: &[u8],
-    disk: &File,
+    parts: &Parts,
 ) -> Result<(), RestoreError> {
     let name = id.to_string();
     for chunk in chunks {
-        disk.write_all_at(&pack::open(keys, &name, chunk, bytes)?, chunk.start())?;
+        parts.write(chunk.index, &pack::open(keys, &name, chunk, bytes)?)?;
     }
     Ok(())
 }

@@ -10,7 +10,6 @@ use scaibunker_snapshot::{
     FoundChunk, Manifest, PlacedChunk,
     link::{NewPack, StoreSnapshot, StoredPack, StoredSnapshot},
     pack::{MAX_CHUNKS, PackWriter},
-    read_chunk,
 };
 use tokio::time::sleep;
 
@@ -26,7 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A copy's chunks could not be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("cannot read the copy of the disk")]
+    #[error("cannot read the copy")]
     Io(#[from] io::Error),
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -57,7 +56,7 @@ pub async fn store(
         Some(PlacedChunk { index: chunk.index, pack, entry })
     });
     let chunks = placed.collect::<Option<_>>().ok_or(StoreError::Asked)?;
-    let manifest = Manifest { disk_bytes: staged.disk_bytes, packs, chunks };
+    let manifest = Manifest { layout: staged.parts.layout(), packs, chunks };
     let (keys, name) = (staged.keys.clone(), id.to_string());
     let encode = move || manifest.encode(&keys, &name);
     let (bytes, manifest_digest) = on_own_thread(encode).await?;
@@ -80,13 +79,12 @@ async fn store_pack(
     };
     let found: Option<Vec<_>> = chunks.into_iter().map(find).collect();
     let found = found.ok_or(StoreError::Asked)?;
-    let (disk, disk_bytes, keys) =
-        (Arc::clone(&staged.disk), staged.disk_bytes, staged.keys.clone());
+    let (parts, keys) = (Arc::clone(&staged.parts), staged.keys.clone());
     let (bytes, entries) = on_own_thread(move || {
         let pack_id = id.to_string();
         let mut pack = PackWriter::new(&keys, &pack_id);
         for FoundChunk { index, name } in found {
-            pack.add(name, &read_chunk(&disk, disk_bytes, index)?)?;
+            pack.add(name, &parts.read(index)?)?;
         }
         Ok(pack.finish())
     })

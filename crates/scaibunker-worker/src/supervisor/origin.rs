@@ -7,9 +7,12 @@ use scaibunker_api::{
     worker::{StartBunker, StartNetwork},
 };
 
+use scaibunker_snapshot::{Layout, link::RestoreSnapshot};
+
 use crate::{
     engine::{DiskStart, Nics, Shape, Template},
     pool::{Pool, Restore},
+    snapshots::{RestoreError, Snapshots},
     vm::{Past, Vm, VmError},
     vm_home::Claim,
 };
@@ -18,8 +21,8 @@ use crate::{
 pub enum Origin {
     /// Its image.
     Image,
-    /// Its image with a snapshot's files.
-    Disk(Restore),
+    /// A snapshot; with a memory, that of the bunker itself if it goes on.
+    Snapshot { from: RestoreSnapshot, snapshots: Snapshots, goes_on: bool },
     /// A bunker at one moment.
     Moment { template: Arc<Template>, past: Past },
 }
@@ -34,9 +37,19 @@ pub(super) async fn make(
 ) -> Result<Vm, VmError> {
     let shape = shape(spec);
     match origin {
-        Origin::Disk(restore) => {
+        Origin::Snapshot { from, snapshots, goes_on } => {
+            let manifest = snapshots.manifest(&from).await?;
+            let has_memory = manifest.layout.has_memory();
+            check_sizes(&manifest.layout, spec)?;
+            if has_memory {
+                let image = pool.images().image(&spec.image).ok_or(VmError::NoImage)?;
+                let moment = snapshots.moment(&from, &manifest, shape, image).await?;
+                let vm = pool.make_from_moment(&Arc::new(moment)).await?;
+                let past = if goes_on { Past::Own } else { Past::Anothers };
+                return give(vm, claim, past, spec, request_id).await;
+            }
             let shape = Shape { disk: DiskStart::Restored, ..shape };
-            let vm = pool.make_restored(&shape, &restore).await?;
+            let vm = pool.make_restored(&shape, &Restore { from, manifest, snapshots }).await?;
             give(vm, claim, Past::None, spec, request_id).await
         }
         Origin::Moment { template, past } => {
@@ -61,6 +74,13 @@ pub(super) async fn make(
             give(vm, claim, Past::None, spec, request_id).await
         }
     }
+}
+
+fn check_sizes(layout: &Layout, spec: &StartBunker) -> Result<(), RestoreError> {
+    let of_mb = |mb: u32| u64::from(mb) << 20;
+    let is_it = layout.disk_bytes == of_mb(spec.disk_mb)
+        && (!layout.has_memory() || layout.memory_bytes == of_mb(spec.memory_mb));
+    if is_it { Ok(()) } else { Err(RestoreError::Size) }
 }
 
 /// That of a bunker's VM, whose disk starts empty.

@@ -66,6 +66,10 @@ impl Engine for EngineDouble {
         "double".to_owned()
     }
 
+    fn cpu_class(&self) -> String {
+        "double".to_owned()
+    }
+
     async fn boot(
         &self,
         _: &Shape,

@@ -20,6 +20,7 @@ mod lifecycle;
 mod manual;
 mod manual_images;
 mod manual_quotas;
+mod moments;
 mod registry;
 mod scans;
 mod server;

@@ -4,12 +4,16 @@ use scaibunker_api::{
     snapshot::{Snapshot, SnapshotKind, SnapshotStatus},
 };
 use scaibunker_snapshot::{
-    ChunkName, Key, Manifest, SnapshotKeys, link::StoredPack, pack::PackEntry,
+    ChunkName, Key, Layout, Manifest, SnapshotKeys, link::StoredPack, pack::PackEntry,
 };
 
 use super::{Database, now, seconds, world::World};
 use crate::{
-    domain::{actor::Scope, bunker::tests::spec, snapshot::SnapshotRecord},
+    domain::{
+        actor::Scope,
+        bunker::tests::spec,
+        snapshot::{Machine, SnapshotRecord},
+    },
     store::{FinishedSnapshot, Inserted},
 };
 
@@ -41,6 +45,8 @@ fn record(world: &World) -> SnapshotRecord {
         image_digest: "sha256:1".to_owned(),
         spec: spec(),
         manifest_digest: None,
+        machine: Some(Machine { engine: "qemu".to_owned(), cpu_class: "any".to_owned() }),
+        is_evicted: false,
         sealed_with: Some("name".to_owned()),
         starter: ControllerId::generate(),
     }
@@ -64,7 +70,7 @@ async fn ready(world: &World, known: &[PackId], chunks: &[u8]) -> (SnapshotId, P
         length: 10,
     });
     let packs = [StoredPack { id: pack, size_bytes: 100, entries: entries.collect() }];
-    let manifest = Manifest { disk_bytes: 1 << 20, packs: vec![pack], chunks: Vec::new() };
+    let manifest = Manifest { layout: Layout::default(), packs: vec![pack], chunks: Vec::new() };
     let (_, manifest_digest) = manifest.encode(&keys(), "x").unwrap();
     let finished = FinishedSnapshot {
         id,

@@ -159,6 +159,7 @@ impl SimWorker {
             version: "0".to_owned(),
             protocol_version: PROTOCOL_VERSION,
             engine: "sim".to_owned(),
+            cpu_class: "any".to_owned(),
             capacity: *self.capacity.lock().unwrap(),
             gpu_type: Some("sim-gpu".to_owned()),
             images: vec![busybox()],

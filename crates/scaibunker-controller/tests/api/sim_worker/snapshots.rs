@@ -14,10 +14,9 @@ use scaibunker_api::{
     ids::{BunkerId, SnapshotId},
 };
 use scaibunker_snapshot::{
-    ChunkName, FoundChunk, Manifest, SnapshotKeys,
+    ChunkName, FoundChunk, Layout, Manifest, SnapshotKeys,
     link::{
-        RestoreDisk, StartFromSnapshot, StoreSnapshot, StoredPack, StoredSnapshot, TakeSnapshot,
-        TakenSnapshot,
+        StartFromSnapshot, StoreSnapshot, StoredPack, StoredSnapshot, TakeSnapshot, TakenSnapshot,
     },
     pack::PackWriter,
 };
@@ -36,7 +35,7 @@ pub struct SimSnapshots {
     pub go_on: Notify,
     /// How many chunks were to be stored, of each.
     pub asked: Mutex<Vec<usize>>,
-    pub restored: Mutex<Vec<RestoreDisk>>,
+    pub restored: Mutex<Vec<StartFromSnapshot>>,
     keys: Mutex<Option<SnapshotKeys>>,
 }
 
@@ -48,14 +47,18 @@ pub fn routes() -> Router<SimWorker> {
         .route("/snapshots/{snapshot_id}/store", post(store))
 }
 
+fn layout() -> Layout {
+    Layout { disk_bytes: 64 << 20, ..Layout::default() }
+}
+
 async fn start(
     state: State<SimWorker>,
     path: Path<BunkerId>,
     headers: axum::http::HeaderMap,
-    Json(StartFromSnapshot { start, disk }): Json<StartFromSnapshot>,
+    Json(ask): Json<StartFromSnapshot>,
 ) -> Response {
-    state.snapshots.restored.lock().unwrap().push(disk);
-    super::start(state, path, headers, Json(start)).await
+    state.snapshots.restored.lock().unwrap().push(ask.clone());
+    super::start(state, path, headers, Json(ask.start)).await
 }
 
 async fn take(State(worker): State<SimWorker>, Json(ask): Json<TakeSnapshot>) -> Response {
@@ -69,7 +72,7 @@ async fn take(State(worker): State<SimWorker>, Json(ask): Json<TakeSnapshot>) ->
         .map(|(index, held)| FoundChunk { index, name: ChunkName::of(&ask.keys, &[*held]) })
         .collect();
     *worker.snapshots.keys.lock().unwrap() = Some(ask.keys);
-    Json(TakenSnapshot { disk_bytes: 64 << 20, frozen_us: 1, chunks }).into_response()
+    Json(TakenSnapshot { layout: layout(), frozen_us: 1, chunks }).into_response()
 }
 
 async fn store(
@@ -96,7 +99,7 @@ async fn store(
         StoredPack { id: pack.id, size_bytes: bytes.len() as u64, entries }
     });
     let packs = packs.collect();
-    let manifest = Manifest { disk_bytes: 64 << 20, packs: Vec::new(), chunks: Vec::new() };
+    let manifest = Manifest { layout: layout(), packs: Vec::new(), chunks: Vec::new() };
     let (bytes, manifest_digest) = manifest.encode(&keys, &id.to_string()).unwrap();
     Json(StoredSnapshot { packs, manifest_digest, manifest_bytes: bytes.len() as u64 })
 }

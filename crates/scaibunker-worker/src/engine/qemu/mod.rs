@@ -2,7 +2,7 @@
 
 mod backup;
 mod command;
-mod memory;
+mod cpu_class;
 mod probe;
 mod qmp;
 mod tsc;
@@ -30,7 +30,9 @@ use self::{
     command::{PassedFile, Role, arguments},
     qmp::Qmp,
 };
-use super::{AGENT_SOCKET, Capture, Engine, EngineError, MicroVm, SavedVm, Shape, Template};
+use super::{
+    AGENT_SOCKET, Capture, Engine, EngineError, MicroVm, SavedVm, Shape, Template, memory,
+};
 use crate::{
     assets::{BakedImage, Kernel},
     gpus::GpuLease,
@@ -178,6 +180,10 @@ impl Qemu {
 impl Engine for Qemu {
     fn describe(&self) -> String {
         format!("qemu {} ({})", self.version, self.accelerator.as_str())
+    }
+
+    fn cpu_class(&self) -> String {
+        cpu_class::of_host(self.accelerator)
     }
 
     async fn boot(

@@ -63,6 +63,10 @@ struct NoEngine;
 
 #[async_trait]
 impl Engine for NoEngine {
+    fn cpu_class(&self) -> String {
+        "none".to_owned()
+    }
+
     fn describe(&self) -> String {
         "none".to_owned()
     }

@@ -97,6 +97,7 @@ fn introduction(capacity: Capacity) -> RegisterWorker {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol_version: PROTOCOL_VERSION,
         engine: "simulated".to_owned(),
+        cpu_class: String::new(),
         capacity,
         gpu_type: None,
         images: vec![image()],
