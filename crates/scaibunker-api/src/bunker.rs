@@ -328,6 +328,9 @@ pub struct Bunker {
     #[serde(with = "time::optional")]
     #[schemars(with = "Option<Timestamp>")]
     pub terminated_at: Option<Timestamp>,
+    /// Whether its memory and disk are written out, so that no worker has it; it is `paused` then.
+    #[serde(default)]
+    pub evicted: bool,
     /// In the bunker's own network, where nothing but its gateway reaches it; `null` without a network,
     /// and on bridges, where addresses are not the worker's to give.
     pub ip_address: Option<IpAddr>,

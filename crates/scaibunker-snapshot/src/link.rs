@@ -18,6 +18,9 @@ pub struct TakeSnapshot {
     pub keys: SnapshotKeys,
     /// With its memory and everything that runs: what the bunker was started with.
     pub memory_of: Option<StartBunker>,
+    /// The bunker is to go on from it: it is refused (`BUNKER_BUSY`) while commands run in it, and what it
+    /// remembers of others goes with it.
+    pub evicts: bool,
 }
 
 /// Its answer.

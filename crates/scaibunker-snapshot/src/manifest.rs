@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use scaibunker_api::ids::PackId;
+use scaibunker_api::{ids::PackId, worker::ExecReport};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
@@ -38,6 +38,9 @@ pub struct Manifest {
     pub packs: Vec<PackId>,
     /// In their order; all others are zeroes.
     pub chunks: Vec<PlacedChunk>,
+    /// The commands that its bunker remembers, if it is to go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub execs: Vec<ExecReport>,
 }
 
 /// A hash of a manifest as it is stored.
@@ -123,6 +126,7 @@ mod tests {
             layout: Layout { disk_bytes: 64 << 20, ..Layout::default() },
             packs: vec![PackId::generate()],
             chunks: vec![placed(0), placed(255)],
+            execs: Vec::new(),
         }
     }
 

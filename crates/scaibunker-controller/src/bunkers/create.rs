@@ -188,7 +188,7 @@ impl Bunkers {
     }
 
     /// The workers on which a memory can go on, if there is one, among those with the right bridges.
-    fn suited(
+    pub(super) fn suited(
         &self,
         bridged: Option<BTreeSet<WorkerId>>,
         machine: Option<&Machine>,

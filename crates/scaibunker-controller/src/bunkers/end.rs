@@ -38,6 +38,10 @@ impl Bunkers {
             return Ok(bunker);
         }
         let Some(link) = self.fleet.link(bunker.worker_id) else {
+            if bunker.worker().is_none() {
+                let released = Event::Released { at: Timestamp::now() };
+                return Ok(self.apply(bunker, released).await?.bunker());
+            }
             tracing::warn!(bunker_id = %bunker.id, "no link to the worker of a bunker that ends");
             return Ok(bunker);
         };

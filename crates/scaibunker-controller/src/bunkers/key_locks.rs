@@ -1,5 +1,5 @@
-//! One create at a time for each idempotency key, so that a repeated request never takes room
-//! that the first one has taken already.
+//! One request at a time for each of some keys, so that a repeated one never takes room that the first
+//! one has taken already.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ pub struct KeyLocks {
 }
 
 impl KeyLocks {
-    /// Waits until no other create with this key is on its way to the database.
+    /// Waits until no other request with this key is on its way.
     pub async fn lock(&self, user: UserId, key: &str) -> OwnedMutexGuard<()> {
         self.entry(user, key).lock_owned().await
     }

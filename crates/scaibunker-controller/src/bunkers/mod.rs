@@ -8,6 +8,7 @@ mod key_locks;
 mod pause;
 mod quota;
 mod reach;
+mod recall;
 mod starting;
 mod transition;
 
@@ -55,6 +56,8 @@ pub struct Bunkers {
     starting: Starting,
     /// Idempotency keys whose first request is not written down yet.
     key_locks: KeyLocks,
+    /// Bunkers that are being brought back.
+    recalls: KeyLocks,
     /// Everything here that outlives the request which began it.
     tasks: TaskTracker,
     /// Cancelled when nobody may wait any longer.
@@ -93,6 +96,7 @@ impl Bunkers {
             changes: Changes::default(),
             starting: Starting::default(),
             key_locks: KeyLocks::default(),
+            recalls: KeyLocks::default(),
             tasks,
             drained,
         })

@@ -3,6 +3,8 @@
 //! The worker does it first, then it is written down; what a crash leaves in between the reconciler
 //! settles in the worker's favour.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use scaibunker_api::{bunker::BunkerStatus, error::ErrorCode, ids::BunkerId, worker::PauseBunker};
 
@@ -29,7 +31,7 @@ impl Bunkers {
         let link = self.link_of(&bunker)?;
         let limit = PauseBunker::default();
         link.pause(id, &limit, &actor.request_id.to_string()).await?;
-        self.changed_to(bunker, Event::Paused { reason: None }).await
+        self.changed_to(bunker, Event::Paused { reason: None, at: Timestamp::now() }).await
     }
 
     /// Stops the CPUs of a bunker that has done nothing since `active_at`, unless it does something now.
@@ -46,18 +48,26 @@ impl Bunkers {
             Err(LinkError::Refused(error)) if error.code == ErrorCode::BunkerBusy => Ok(()),
             paused => {
                 paused?;
-                self.changed_to(bunker, Event::Paused { reason: Some(reason) }).await.map(drop)
+                self.changed_to(
+                    bunker,
+                    Event::Paused { reason: Some(reason), at: Timestamp::now() },
+                )
+                .await
+                .map(drop)
             }
         }
     }
 
     /// Lets the bunker's CPUs run again, if its owner's quota has room for them.
-    pub async fn resume(&self, actor: &Actor, id: BunkerId) -> Result<Bunker, Failure> {
+    pub async fn resume(self: &Arc<Self>, actor: &Actor, id: BunkerId) -> Result<Bunker, Failure> {
         let bunker = self.get(actor, id).await?;
         match bunker.status() {
             BunkerStatus::Running => return Ok(bunker),
             BunkerStatus::Paused => {}
             status => return Err(not(status, "resumed", "a paused")),
+        }
+        if let Some(from) = bunker.life().evicted_to {
+            return self.bring_back(actor, bunker, from).await;
         }
         let link = self.link_of(&bunker)?;
         self.reserve_cpu(actor, &bunker).await?;

@@ -42,6 +42,14 @@ pub(super) struct Reservation {
     pub(super) kept: bool,
 }
 
+impl Reservation {
+    /// Keeps the room on the worker for a bunker that is charged for it by now.
+    pub(super) async fn hand_over(mut self) -> Result<(), LedgerError> {
+        self.kept = true;
+        self.ledger.release(self.bunker).await.map(drop)
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.fleet.started(self.place.worker_id);
@@ -91,7 +99,7 @@ impl Bunkers {
                     return Err(reason);
                 }
             };
-            let charge = Charge::new(&buckets, place.worker_id, spec);
+            let charge = Charge::new(&buckets, Some(place.worker_id), spec);
             let worker = AppliedProfile::of_worker(place.worker_id, place.capacity);
             let caps: Vec<_> = profiles.iter().cloned().chain([worker]).collect();
             let reserve = || self.ledger.reserve(bunker, &charge, &caps);
@@ -190,6 +198,11 @@ impl Bunkers {
             (_, BunkerStatus::Terminated | BunkerStatus::Failed) => {
                 ledger.release(id).await.map(drop)
             }
+            (BunkerStatus::Paused, BunkerStatus::Paused) => match after.worker() == before.worker()
+            {
+                true => Ok(()),
+                false => ledger.correct(id, after.charge().as_ref()).await,
+            },
             (_, BunkerStatus::Paused) => ledger.pause(id).await.map(drop),
             (BunkerStatus::Paused, BunkerStatus::Running) => {
                 ledger.correct(id, after.charge().as_ref()).await

@@ -1,5 +1,7 @@
 //! The way into a running bunker.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use scaibunker_api::{
     bunker::{BunkerMetrics, BunkerStatus, OnIdle},
@@ -34,6 +36,10 @@ impl Bunkers {
 
     /// The link to the worker of a bunker, whatever its status.
     pub fn link_of(&self, bunker: &Bunker) -> Result<Link, Failure> {
+        if bunker.worker().is_none() {
+            let message = "the bunker's memory is written out; resume it first";
+            return Err(Failure::new(ErrorCode::BunkerNotRunning, message));
+        }
         let message = "the bunker's worker is not linked at the moment; try again";
         Ok(self.fleet.link_or(bunker.worker_id, message)?)
     }
@@ -54,7 +60,7 @@ impl Bunkers {
 
     /// [`Self::link`] for work in the bunker, which counts as its activity. One that is paused when it is
     /// idle is resumed for it.
-    pub async fn enter(&self, actor: &Actor, id: BunkerId) -> Result<Link, Failure> {
+    pub async fn enter(self: &Arc<Self>, actor: &Actor, id: BunkerId) -> Result<Link, Failure> {
         let bunker = self.get(actor, id).await?;
         if bunker.status() == BunkerStatus::Paused && bunker.spec.on_idle == OnIdle::Pause {
             self.resume(actor, id).await?;

@@ -60,8 +60,10 @@ impl Bunkers {
         if !self.store.update_life(after).await? {
             return Ok(false);
         }
-        if after.status().is_terminal() {
-            self.fleet.give_back(after.worker_id, &after.spec);
+        if let Some(worker) = before.worker()
+            && (after.status().is_terminal() || after.worker().is_none())
+        {
+            self.fleet.give_back(worker, &after.spec);
         }
         self.settle_quota(before, after).await;
         self.changes.tell(after);

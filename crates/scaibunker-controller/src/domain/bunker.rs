@@ -71,6 +71,9 @@ pub struct Life {
     pub started_at: Option<Timestamp>,
     pub ip_address: Option<IpAddr>,
     pub terminated_at: Option<Timestamp>,
+    pub paused_at: Option<Timestamp>,
+    /// What has its memory and its disk while no worker has them.
+    pub evicted_to: Option<SnapshotId>,
 }
 
 /// A bunker as the database has it.
@@ -79,11 +82,12 @@ pub struct Bunker {
     pub id: BunkerId,
     pub tenant_id: TenantId,
     pub owner_id: UserId,
-    /// Chosen at create, before the bunker is written down.
+    /// Chosen at create, before the bunker is written down, and again when it comes back from being
+    /// written out.
     pub worker_id: WorkerId,
     /// The quota buckets that it is charged to.
     pub buckets: Vec<Bucket>,
-    /// The controller that starts it.
+    /// The controller that starts it, or brings it back.
     pub starter: Option<ControllerId>,
     pub spec: Spec,
     pub created_at: Timestamp,
@@ -103,9 +107,15 @@ pub enum Event {
     /// The start failed, or the bunker ended without being asked to.
     Failed { reason: String, at: Timestamp },
     /// The worker stopped its CPUs, for a `reason` if nobody asked for it.
-    Paused { reason: Option<String> },
+    Paused { reason: Option<String>, at: Timestamp },
     /// The worker lets its CPUs run again.
     Resumed,
+    /// Its memory and disk are in a snapshot; its worker is to forget it.
+    Evicted { to: SnapshotId },
+    /// A controller begins to bring it back, on a worker.
+    Returning { to: WorkerId, by: ControllerId },
+    /// It runs there.
+    Returned { ip_address: Option<IpAddr> },
     /// The owner, or a limit that `reason` names, ends the bunker.
     EndRequested { reason: Option<String> },
     /// The worker holds nothing of the bunker any more.
@@ -137,6 +147,8 @@ impl Bunker {
             started_at: None,
             ip_address: None,
             terminated_at: None,
+            paused_at: None,
+            evicted_to: None,
         };
         let last_active_at = None;
         Self {
@@ -172,19 +184,43 @@ impl Bunker {
         self.life.status
     }
 
+    /// The worker that has it; none has one that is written out.
+    #[must_use]
+    pub fn worker(&self) -> Option<WorkerId> {
+        self.life.evicted_to.is_none().then_some(self.worker_id)
+    }
+
     /// What the bunker is charged; `None` once it has ended.
     #[must_use]
     pub fn charge(&self) -> Option<Charge> {
         (!self.status().is_terminal()).then(|| Charge {
             paused: self.status() == BunkerStatus::Paused,
-            ..Charge::new(&self.buckets, self.worker_id, &self.spec)
+            ..Charge::new(&self.buckets, self.worker(), &self.spec)
         })
+    }
+
+    /// Whether it has been paused for as long as it may be before it is written out.
+    #[must_use]
+    pub fn is_to_be_evicted(&self, now: Timestamp) -> bool {
+        let (
+            Life { status: BunkerStatus::Paused, paused_at: Some(since), evicted_to: None, .. },
+            Some(limit),
+        ) = (&self.life, self.spec.pause_evict_after_s)
+        else {
+            return false;
+        };
+        let limit = SignedDuration::from_secs(i64::try_from(limit).unwrap_or(i64::MAX));
+        since.checked_add(limit).is_ok_and(|until| until <= now)
     }
 
     /// Whether what becomes of its start is still to be written down.
     #[must_use]
     pub fn is_starting(&self) -> bool {
-        matches!(self.status(), BunkerStatus::Pending | BunkerStatus::Provisioning)
+        match self.status() {
+            BunkerStatus::Pending | BunkerStatus::Provisioning => true,
+            BunkerStatus::Paused => self.life.evicted_to.is_some() && self.starter.is_some(),
+            _ => false,
+        }
     }
 
     /// When the bunker's lifetime is over; `None` for one without a limit.
@@ -207,6 +243,7 @@ impl Bunker {
         use BunkerStatus as S;
 
         let mut life = self.life.clone();
+        let (mut worker_id, mut starter) = (self.worker_id, self.starter);
         match (self.life.status, &event) {
             (S::Pending, Event::Acknowledged) => life.status = S::Provisioning,
             (S::Pending | S::Provisioning, Event::Started { at, ip_address }) => {
@@ -214,13 +251,30 @@ impl Bunker {
                 life.started_at = Some(*at);
                 life.ip_address = *ip_address;
             }
-            (S::Running, Event::Paused { reason }) => {
+            (S::Running, Event::Paused { reason, at }) => {
                 life.status = S::Paused;
+                life.paused_at = Some(*at);
                 life.status_reason = reason.as_deref().map(bounded);
             }
-            (S::Paused, Event::Resumed) => {
+            (S::Paused, Event::Resumed) if life.evicted_to.is_none() => {
                 life.status = S::Running;
                 life.status_reason = None;
+                life.paused_at = None;
+            }
+            (S::Paused, Event::Evicted { to }) if life.evicted_to.is_none() => {
+                life.evicted_to = Some(*to);
+                life.ip_address = None;
+                starter = None;
+            }
+            (S::Paused, Event::Returning { to, by }) if life.evicted_to.is_some() => {
+                (worker_id, starter) = (*to, Some(*by));
+            }
+            (S::Paused, Event::Returned { ip_address }) if life.evicted_to.is_some() => {
+                life.status = S::Running;
+                life.status_reason = None;
+                life.paused_at = None;
+                life.evicted_to = None;
+                life.ip_address = *ip_address;
             }
             (
                 S::Pending | S::Provisioning | S::Running | S::Paused,
@@ -243,7 +297,7 @@ impl Bunker {
             }
             _ => return Err(Rejected { status: self.life.status, event }),
         }
-        Ok(Self { life, generation: self.generation + 1, ..self.clone() })
+        Ok(Self { life, worker_id, starter, generation: self.generation + 1, ..self.clone() })
     }
 }
 
@@ -310,8 +364,11 @@ pub(crate) mod tests {
             Just(Event::Started { at, ip_address: None }),
             ".{0,8}".prop_map(move |reason| Event::Failed { reason, at }),
             proptest::option::of(".{0,8}").prop_map(|reason| Event::EndRequested { reason }),
-            proptest::option::of(".{0,8}").prop_map(|reason| Event::Paused { reason }),
+            proptest::option::of(".{0,8}").prop_map(move |reason| Event::Paused { reason, at }),
             Just(Event::Resumed),
+            Just(Event::Evicted { to: SnapshotId::generate() }),
+            Just(Event::Returning { to: WorkerId::generate(), by: ControllerId::generate() }),
+            Just(Event::Returned { ip_address: None }),
             Just(Event::Released { at }),
         ]
     }
@@ -375,7 +432,7 @@ pub(crate) mod tests {
         let events = [
             Event::Acknowledged,
             Event::Started { at, ip_address: None },
-            Event::Paused { reason: None },
+            Event::Paused { reason: None, at },
             Event::Resumed,
             Event::Failed { reason: "a".to_owned(), at },
             Event::EndRequested { reason: None },
@@ -399,6 +456,39 @@ pub(crate) mod tests {
                 assert_eq!(next, expected, "{status:?} + {event:?}");
             }
         }
+    }
+
+    #[test]
+    fn one_that_is_written_out_is_nowhere_until_it_comes_back() {
+        let at = Timestamp::UNIX_EPOCH;
+        let running = bunker_in(BunkerStatus::Running);
+        let (to, by) = (WorkerId::generate(), ControllerId::generate());
+        let evict = Event::Evicted { to: SnapshotId::generate() };
+        assert!(running.apply(evict.clone()).is_err());
+        let paused = running.apply(Event::Paused { reason: None, at }).unwrap();
+        assert!(paused.apply(Event::Returned { ip_address: None }).is_err());
+        let evicted = paused.apply(evict.clone()).unwrap();
+        assert_eq!((evicted.worker(), evicted.status()), (None, BunkerStatus::Paused));
+        assert!(evicted.apply(evict).is_err() && evicted.apply(Event::Resumed).is_err());
+        assert!(!evicted.is_starting());
+        let returning = evicted.apply(Event::Returning { to, by }).unwrap();
+        assert!(returning.is_starting() && returning.worker().is_none());
+        let returned = returning.apply(Event::Returned { ip_address: None }).unwrap();
+        assert_eq!((returned.worker(), returned.status()), (Some(to), BunkerStatus::Running));
+        assert!(!returned.is_starting());
+    }
+
+    #[test]
+    fn one_that_is_paused_for_long_is_written_out_once() {
+        let at = Timestamp::UNIX_EPOCH;
+        let paused = bunker_in(BunkerStatus::Running).apply(Event::Paused { reason: None, at });
+        let mut paused = paused.unwrap();
+        let after = |seconds| at.checked_add(SignedDuration::from_secs(seconds)).unwrap();
+        assert!(!paused.is_to_be_evicted(after(3599)) && paused.is_to_be_evicted(after(3600)));
+        let evicted = paused.apply(Event::Evicted { to: SnapshotId::generate() }).unwrap();
+        assert!(!evicted.is_to_be_evicted(after(3600)));
+        paused.spec.pause_evict_after_s = None;
+        assert!(!paused.is_to_be_evicted(after(3600)));
     }
 
     #[test]

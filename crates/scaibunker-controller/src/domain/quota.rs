@@ -145,10 +145,10 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Of a bunker that is about to run on a worker.
+    /// Of a bunker that is about to run on a worker, or that no worker has.
     #[must_use]
-    pub fn new(buckets: &[Bucket], worker: WorkerId, spec: &Spec) -> Self {
-        let buckets = buckets.iter().copied().chain([Bucket::Worker(worker)]).collect();
+    pub fn new(buckets: &[Bucket], worker: Option<WorkerId>, spec: &Spec) -> Self {
+        let buckets = buckets.iter().copied().chain(worker.map(Bucket::Worker)).collect();
         Self { buckets, amounts: Amounts::of(spec), paused: false }
     }
 

@@ -50,6 +50,10 @@ pub fn decide(
         return if report.is_some() { Action::Forget } else { Action::Nothing };
     };
     let ends = row.status() == BunkerStatus::Terminating;
+    if row.worker().is_none() && !ends {
+        // What it was evicted from there, or what nobody brings back any more.
+        return if report.is_some() { Action::Forget } else { Action::Nothing };
+    }
     match report.map(|report| (&report.state, report)) {
         None if ends => Action::Apply(Event::Released { at: now }),
         Some(_) if ends => Action::ForgetThenApply(Event::Released { at: now }),
@@ -65,7 +69,7 @@ pub fn decide(
             }
             // Who paused or resumed it was cut off before it could write that down.
             (BunkerStatus::Running, WorkerBunkerState::Paused) => {
-                Action::Apply(Event::Paused { reason: None })
+                Action::Apply(Event::Paused { reason: None, at: now })
             }
             (BunkerStatus::Paused, WorkerBunkerState::Running) => Action::Apply(Event::Resumed),
             _ => Action::Nothing,

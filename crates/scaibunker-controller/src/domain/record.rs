@@ -13,7 +13,7 @@ impl From<&Bunker> for bunker::Bunker {
             owner_id: bunker.owner_id,
             status: life.status,
             status_reason: life.status_reason,
-            worker_id: Some(bunker.worker_id),
+            worker_id: bunker.worker(),
             image_id: spec.image_id,
             image: spec.image,
             snapshot_id: spec.snapshot_id,
@@ -43,6 +43,7 @@ impl From<&Bunker> for bunker::Bunker {
             last_active_at: bunker.last_active_at,
             expires_at: bunker.expires_at(),
             terminated_at: life.terminated_at,
+            evicted: life.evicted_to.is_some(),
             // An isolated bunker has no network, hence no address.
             ip_address: life.ip_address,
         }

@@ -170,7 +170,7 @@ impl World {
                 return self.look_for_room(controller);
             };
             let worker_id = place.worker_id;
-            let charge = Charge::new(&[], worker_id, &spec);
+            let charge = Charge::new(&[], Some(worker_id), &spec);
             let cap = AppliedProfile::of_worker(worker_id, capacity());
             if cap.exceeded(self.taken(worker_id), charge.amounts).is_some() {
                 self.look_for_room(controller);

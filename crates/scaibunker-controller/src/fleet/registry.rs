@@ -93,7 +93,8 @@ impl Fleet {
             state.seats.insert(seat.record.id, seat);
         }
         for bunker in live {
-            if let Some(seat) = state.seats.get_mut(&bunker.worker_id) {
+            let seat = bunker.worker().and_then(|worker| state.seats.get_mut(&worker));
+            if let Some(seat) = seat {
                 seat.allocated = sum(seat.allocated, taken_by(&bunker.spec));
                 seat.bunkers += 1;
             }

@@ -1,5 +1,6 @@
 //! Snapshots: taken, listed, changed, checked, deleted.
 
+mod evict;
 mod keys;
 mod take;
 mod tidy;
@@ -17,6 +18,7 @@ use scaibunker_snapshot::link::RestoreSnapshot;
 use scaibunker_storage::Objects;
 use tokio_util::task::TaskTracker;
 
+use self::evict::Evictions;
 pub use self::keys::KeyRing;
 use crate::{
     bunkers::Bunkers,
@@ -38,6 +40,7 @@ pub struct Snapshots {
     keys: KeyRing,
     /// How long snapshots are kept that nobody asked for by name, in days.
     retention_days: u32,
+    evictions: Evictions,
     /// Everything here that outlives the request which began it.
     tasks: TaskTracker,
 }
@@ -58,7 +61,8 @@ impl Snapshots {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { store, objects, bunkers, replicas, keys, retention_days, tasks } = parts;
-        Arc::new(Self { store, objects, bunkers, replicas, keys, retention_days, tasks })
+        let evictions = Evictions::default();
+        Arc::new(Self { store, objects, bunkers, replicas, keys, retention_days, evictions, tasks })
     }
 
     /// A snapshot that the caller sees; any other does not exist.
@@ -114,7 +118,8 @@ pub async fn to_restore(
     Ok((record, restore))
 }
 
-fn restorable(record: &SnapshotRecord, keys: &KeyRing) -> Result<RestoreSnapshot, Failure> {
+/// What a worker needs to make a bunker what a snapshot says.
+pub fn restorable(record: &SnapshotRecord, keys: &KeyRing) -> Result<RestoreSnapshot, Failure> {
     let (id, tenant) = (record.shown.id, record.shown.tenant_id);
     let manifest_digest = check_ready(record)?;
     let keys = keys.keys(tenant, record.sealed_with.as_deref()).ok_or_else(|| {

@@ -106,6 +106,10 @@ impl Snapshots {
         let kept = SignedDuration::from_hours(24 * i64::from(self.retention_days));
         let expires_at = Timestamp::now().checked_add(kept).ok();
         let request = CreateSnapshot { expires_at, ..CreateSnapshot::default() };
+        if let Some(id) = bunker.life().evicted_to {
+            // It is what there would be a snapshot of.
+            return self.keep_evicted(id, request.expires_at).await;
+        }
         let (record, link) = self.begin(bunker, request).await?;
         self.store.insert_snapshot(&record, None).await?;
         let taken = self.take(actor, record, link, Some(limit)).await?;
@@ -128,7 +132,7 @@ impl Snapshots {
     }
 
     /// The record of a snapshot that can be taken, and the link to whoever takes it.
-    async fn begin(
+    pub(super) async fn begin(
         &self,
         bunker: Bunker,
         request: CreateSnapshot,
@@ -192,7 +196,7 @@ impl Snapshots {
         Ok(current.shown)
     }
 
-    async fn carry_out(&self, record: SnapshotRecord, link: Link, request_id: &str) {
+    pub(super) async fn carry_out(&self, record: SnapshotRecord, link: Link, request_id: &str) {
         let (id, bunker_id) = (record.shown.id, record.shown.bunker_id);
         let error = match self.carry_out_steps(&record, &link, request_id).await {
             Ok(true) => return,
@@ -224,7 +228,7 @@ impl Snapshots {
             None => None,
             Some(_) => Some(self.start_spec(record).await?),
         };
-        let ask = TakeSnapshot { keys, memory_of };
+        let ask = TakeSnapshot { keys, memory_of, evicts: record.is_evicted };
         let taken = link.take_snapshot(record.shown.bunker_id, id, &ask, request_id).await?;
         let names: Vec<_> = taken.chunks.iter().map(|chunk| chunk.name).collect();
         let ask = self.refer(record, &taken.chunks, &names).await?;

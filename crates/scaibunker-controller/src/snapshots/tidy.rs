@@ -34,6 +34,7 @@ impl Snapshots {
                 self.store.fail_snapshot(record.shown.id, record.starter, reason).await?;
             }
         }
+        self.tidy_evicted().await?;
         self.delete_unused_packs(now).await
     }
 

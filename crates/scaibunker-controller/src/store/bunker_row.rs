@@ -22,6 +22,8 @@ pub(super) struct BunkerRow {
     last_active_at: Option<i64>,
     terminated_at: Option<i64>,
     ip_address: Option<String>,
+    paused_at: Option<i64>,
+    evicted_to: Option<String>,
 }
 
 impl TryFrom<BunkerRow> for Bunker {
@@ -43,6 +45,11 @@ impl TryFrom<BunkerRow> for Bunker {
                 .map(|text| parsed("bunkers.ip_address", &text))
                 .transpose()?,
             terminated_at: time("bunkers.terminated_at", row.terminated_at)?,
+            paused_at: time("bunkers.paused_at", row.paused_at)?,
+            evicted_to: row
+                .evicted_to
+                .map(|text| parsed("bunkers.evicted_to", &text))
+                .transpose()?,
         };
         let mut bunker = Self::placed(
             parsed("bunkers.id", &row.id)?,

@@ -1,7 +1,7 @@
 //! Single bunkers, and the sets of them that background tasks look at.
 
 use jiff::Timestamp;
-use scaibunker_api::ids::{BunkerId, WorkerId};
+use scaibunker_api::ids::{BunkerId, ControllerId, WorkerId};
 use sqlx::{AnyConnection, any::AnyQueryResult};
 
 use super::{
@@ -61,7 +61,8 @@ impl Store {
     /// Writes a bunker's new life down; `false` when somebody else changed the bunker first.
     pub async fn update_life(&self, changed: &Bunker) -> Result<bool, StoreError> {
         let (id, generation) = (changed.id, changed.generation);
-        let change = LifeChange { id, generation, life: changed.life().clone() };
+        let (worker, starter) = (changed.worker_id, changed.starter);
+        let change = LifeChange { id, generation, worker, starter, life: changed.life().clone() };
         self.grouped.write(Write::Life(change)).await
     }
 
@@ -111,14 +112,15 @@ impl Store {
         Ok(())
     }
 
-    /// Every bunker that holds resources, of one worker or of all.
+    /// Every bunker that has not ended, or those of them that one worker has.
     pub async fn live_bunkers(&self, worker: Option<WorkerId>) -> Result<Vec<Bunker>, StoreError> {
         let mut query = Select::new(
             "SELECT * FROM bunkers WHERE status IN \
              ('pending', 'provisioning', 'running', 'paused', 'terminating')",
         );
         if let Some(worker) = worker {
-            query.push(" AND worker_id = ").bind(worker.to_string());
+            query.push(" AND (evicted_to IS NULL OR status = 'terminating') AND worker_id = ");
+            query.bind(worker.to_string());
         }
         bunkers(query.fetch_all(&self.readers, "read the live bunkers").await?)
     }
@@ -134,6 +136,15 @@ impl Store {
         .await
         .map_err(StoreError::query("read the expired bunkers"))?;
         bunkers(rows)
+    }
+
+    /// The paused bunkers that a worker has.
+    pub async fn paused_bunkers(&self) -> Result<Vec<Bunker>, StoreError> {
+        let query = Select::new(
+            "SELECT * FROM bunkers WHERE status = 'paused' AND evicted_to IS NULL \
+             AND paused_at IS NOT NULL",
+        );
+        bunkers(query.fetch_all(&self.readers, "read the paused bunkers").await?)
     }
 
     /// The running bunkers that, as far as is written down, did nothing for as long as they may.
@@ -155,6 +166,8 @@ impl Store {
 pub(super) struct LifeChange {
     pub(super) id: BunkerId,
     generation: i64,
+    worker: WorkerId,
+    starter: Option<ControllerId>,
     life: Life,
 }
 
@@ -163,7 +176,8 @@ impl LifeChange {
     pub(super) async fn run(&self, connection: &mut AnyConnection) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE bunkers SET status = $3, status_reason = $4, started_at = $5, \
-             terminated_at = $6, ip_address = $7, generation = generation + 1 WHERE id = $1 AND generation = $2",
+             terminated_at = $6, ip_address = $7, paused_at = $8, evicted_to = $9, worker_id = $10, \
+             starter_id = $11, generation = generation + 1 WHERE id = $1 AND generation = $2",
         )
         .bind(self.id.to_string())
         .bind(self.generation - 1)
@@ -172,6 +186,10 @@ impl LifeChange {
         .bind(self.life.started_at.map(to_micros))
         .bind(self.life.terminated_at.map(to_micros))
         .bind(self.life.ip_address.map(|address| address.to_string()))
+        .bind(self.life.paused_at.map(to_micros))
+        .bind(self.life.evicted_to.map(|id| id.to_string()))
+        .bind(self.worker.to_string())
+        .bind(self.starter.map(|id| id.to_string()))
         .execute(connection)
         .await
         .map_err(StoreError::query("update a bunker"))?;

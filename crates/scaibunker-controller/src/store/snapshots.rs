@@ -165,6 +165,28 @@ impl Store {
         self.snapshots(select).await
     }
 
+    /// The memories of bunkers that were written out, but for those that are being stored.
+    pub async fn evicted_snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
+        let mut select = Select::new("SELECT * FROM snapshots WHERE is_evicted = 1 AND status <> ");
+        select.bind(to_word("snapshots.status", &SnapshotStatus::Creating)?);
+        self.snapshots(select).await
+    }
+
+    /// Makes one of them a snapshot like any other.
+    pub async fn keep_evicted(
+        &self,
+        id: SnapshotId,
+        expires_at: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE snapshots SET is_evicted = 0, expires_at = $2 WHERE id = $1")
+            .bind(id.to_string())
+            .bind(expires_at.map(to_micros))
+            .execute(&self.writer)
+            .await
+            .map_err(StoreError::query("keep a snapshot"))?;
+        Ok(())
+    }
+
     async fn snapshots(&self, select: Select) -> Result<Vec<SnapshotRecord>, StoreError> {
         let rows: Vec<Row> = select.fetch_all(&self.readers, "read snapshots").await?;
         rows.into_iter().map(SnapshotRecord::try_from).collect()

@@ -221,7 +221,7 @@ impl Home {
             BunkerStatus::Provisioning => vec![Event::Acknowledged],
             BunkerStatus::Running => vec![Event::Started { at, ip_address: None }],
             BunkerStatus::Paused => {
-                vec![Event::Started { at, ip_address: None }, Event::Paused { reason: None }]
+                vec![Event::Started { at, ip_address: None }, Event::Paused { reason: None, at }]
             }
             BunkerStatus::Terminating => vec![end],
             BunkerStatus::Terminated => vec![end, Event::Released { at }],

@@ -159,7 +159,7 @@ impl Store {
         let id = id.to_string();
         let mut transaction = self.writer.begin().await.map_err(failed())?;
         let (bunkers,): (i64,) = sqlx::query_as(
-            "SELECT COUNT(*) FROM bunkers WHERE worker_id = $1 \
+            "SELECT COUNT(*) FROM bunkers WHERE worker_id = $1 AND evicted_to IS NULL \
              AND status NOT IN ('terminated', 'failed')",
         )
         .bind(&id)

@@ -1,5 +1,5 @@
 //! Ends what has lived long enough: bunkers past their lifetime or idle for too long, some of which are
-//! paused instead, and
+//! paused instead, and written out when they are paused for long; and
 //! idempotency keys past theirs.
 
 use std::sync::Arc;
@@ -22,10 +22,24 @@ pub(super) async fn run_once(app: &Arc<App>) -> Result<(), StoreError> {
     let now = Timestamp::now();
     let expired = end_expired(app, now).await;
     let idle = end_idle(app, now).await;
+    let evicted = evict_paused(app, now).await;
     if let Ok(oldest) = now.checked_sub(KEY_LIFETIME) {
         app.store.forget_keys_before(oldest).await?;
     }
-    expired.and(idle)
+    expired.and(idle).and(evicted)
+}
+
+/// Each takes as long as it takes; one that is under way is not begun again.
+async fn evict_paused(app: &Arc<App>, now: Timestamp) -> Result<(), StoreError> {
+    for bunker in app.store.paused_bunkers().await? {
+        if bunker.is_to_be_evicted(now) {
+            let snapshots = Arc::clone(&app.snapshots);
+            let span = tracing::info_span!("evict", bunker_id = %bunker.id);
+            let evicting = async move { snapshots.evict(bunker).await };
+            app.tasks.spawn(evicting.instrument(span));
+        }
+    }
+    Ok(())
 }
 
 async fn end_expired(app: &Arc<App>, now: Timestamp) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ mod conventions;
 mod create;
 mod errors;
 mod events;
+mod evictions;
 mod exec;
 mod exec_registry;
 mod files;

@@ -46,6 +46,14 @@ pub use self::{
     reader::Reader,
 };
 
+/// Leaves what is known of a bunker's commands in the directory of its next VM, for [`Execs::restore`].
+pub async fn leave(vm_dir: &Path, reports: Vec<ExecReport>) {
+    let records = ExecRecords::in_dir(vm_dir);
+    for report in reports {
+        records.write(report).await;
+    }
+}
+
 /// Commands of one bunker that run at once.
 const MAX_RUNNING: usize = 64;
 /// Ended commands that are remembered.

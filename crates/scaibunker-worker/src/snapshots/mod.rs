@@ -19,6 +19,7 @@ use std::{
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     ids::{BunkerId, SnapshotId},
+    worker::ExecReport,
 };
 use scaibunker_snapshot::{
     FoundChunk, Manifest, SnapshotKeys,
@@ -56,6 +57,8 @@ struct Staged {
     parts: Arc<Parts>,
     keys: SnapshotKeys,
     chunks: Arc<Vec<FoundChunk>>,
+    /// What a bunker that is to go on remembers.
+    execs: Vec<ExecReport>,
     since: Instant,
 }
 
@@ -81,6 +84,7 @@ impl Snapshots {
     ) -> Result<TakenSnapshot, ErrorBody> {
         self.staged().retain(|_, staged| staged.since.elapsed() < MAX_AGE);
         let failed = |error: io::Error| failure("take the snapshot", &error);
+        let execs = if ask.evicts { supervisor.at_rest(bunker)? } else { Vec::new() };
         let (parts, stood_still) = match &ask.memory_of {
             None => {
                 let file = tempfile::tempfile_in(&self.0.dir).map_err(failed)?;
@@ -103,7 +107,7 @@ impl Snapshots {
             chunks: chunks.clone(),
         };
         let (chunks, since) = (Arc::new(chunks), Instant::now());
-        self.staged().insert(id, Staged { parts, keys, chunks, since });
+        self.staged().insert(id, Staged { parts, keys, chunks, execs, since });
         Ok(taken)
     }
 

@@ -56,7 +56,8 @@ pub async fn store(
         Some(PlacedChunk { index: chunk.index, pack, entry })
     });
     let chunks = placed.collect::<Option<_>>().ok_or(StoreError::Asked)?;
-    let manifest = Manifest { layout: staged.parts.layout(), packs, chunks };
+    let manifest =
+        Manifest { layout: staged.parts.layout(), packs, chunks, execs: staged.execs.clone() };
     let (keys, name) = (staged.keys.clone(), id.to_string());
     let encode = move || manifest.encode(&keys, &name);
     let (bytes, manifest_digest) = on_own_thread(encode).await?;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use scaibunker_api::{
     error::{ErrorBody, ErrorCode},
     ids::BunkerId,
-    worker::{BunkerReport, ForkBunker, ForkedBunker, StartBunker, WorkerBunkerState},
+    worker::{BunkerReport, ExecReport, ForkBunker, ForkedBunker, StartBunker, WorkerBunkerState},
 };
 
 use super::{
@@ -40,6 +40,16 @@ impl Supervisor {
         let children = join_all(children).await;
         let stood_still_us = u64::try_from(moment.stood_still.as_micros()).unwrap_or(u64::MAX);
         Ok(ForkedBunker { stood_still_us, children })
+    }
+
+    /// What a bunker remembers of its commands, none of which runs any more.
+    pub fn at_rest(&self, id: BunkerId) -> Result<Vec<ExecReport>, ErrorBody> {
+        let execs = self.execs(id)?;
+        if execs.running() > 0 {
+            let message = format!("commands run in bunker {id}, which would lose their output");
+            return Err(ErrorBody::new(ErrorCode::BunkerBusy, message));
+        }
+        Ok(execs.reports())
     }
 
     /// Copies everything of a bunker as it is at one moment. `spec` is what it was started with.

@@ -118,6 +118,11 @@ impl Supervisor {
             self.tasks.spawn(async move {
                 let started =
                     origin::make(&supervisor.pool, origin, &spec, claim, &request_id).await;
+                if let Ok(vm) = &started {
+                    // What the bunker remembers from before it was written out.
+                    driven.execs.record_in(vm.home().path());
+                    driven.execs.restore().await;
+                }
                 supervisor.drive(id, &driven, orders, started_at, started).await;
                 drop(lease);
             });

@@ -11,6 +11,7 @@ use scaibunker_snapshot::{Layout, link::RestoreSnapshot};
 
 use crate::{
     engine::{DiskStart, Nics, Shape, Template},
+    execs,
     pool::{Pool, Restore},
     snapshots::{RestoreError, Snapshots},
     vm::{Past, Vm, VmError},
@@ -46,7 +47,9 @@ pub(super) async fn make(
                 let moment = snapshots.moment(&from, &manifest, shape, image).await?;
                 let vm = pool.make_from_moment(&Arc::new(moment)).await?;
                 let past = if goes_on { Past::Own } else { Past::Anothers };
-                return give(vm, claim, past, spec, request_id).await;
+                let vm = give(vm, claim, past, spec, request_id).await?;
+                execs::leave(vm.home().path(), manifest.execs).await;
+                return Ok(vm);
             }
             let shape = Shape { disk: DiskStart::Restored, ..shape };
             let vm = pool.make_restored(&shape, &Restore { from, manifest, snapshots }).await?;

@@ -87,3 +87,41 @@ async fn children_of_a_fork_are_each_unlike_all_others() {
     }
     assert_eq!(server.sh(&id, GOES_ON).await["stdout"], "/data: OK\nhere\n");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_bunker_is_written_out_and_goes_on_where_it_was() {
+    let server = Server::start();
+    let body = json!({ "image": "busybox", "memory_mb": 256, "pause_evict_after_s": 1 });
+    let made = server.call(Method::POST, "/bunkers?wait=true", Some(body)).await.data().clone();
+    let id = text(&made["id"]).to_owned();
+    server.sh(&id, COUNT).await;
+    let detached = json!({ "command": "echo kept", "detach": true });
+    let exec = server.exec(&id, detached).await.data()["exec_id"].clone();
+    eventually("it counts", async || server.sh(&id, "cat /dev/shm/count").await["exit_code"] == 0)
+        .await;
+    let identity =
+        "cat /etc/machine-id /proc/sys/kernel/random/boot_id; hostname; cat /dev/shm/pid";
+    let before = server.sh(&id, identity).await["stdout"].clone();
+    let drawn = server.sh(&id, "cat /proc/sys/kernel/random/uuid").await["stdout"].clone();
+    for round in 0..2 {
+        server.call(Method::POST, &format!("/bunkers/{id}/pause"), None).await.data();
+        eventually("it is written out", async || server.status(&id).await["evicted"] == true).await;
+        eventually("its worker is free", async || {
+            let workers = server.call(Method::GET, "/workers", None).await;
+            workers.data()[0]["allocated"]["memory_mb"] == 0
+        })
+        .await;
+        let resumed = server.call(Method::POST, &format!("/bunkers/{id}/resume"), None).await;
+        assert_eq!(resumed.data()["status"], "running", "round {round}");
+        assert_eq!(server.sh(&id, GOES_ON).await["stdout"], "/data: OK\nhere\n");
+        assert_eq!(server.sh(&id, identity).await["stdout"], before, "it is the same bunker");
+        assert_ne!(server.sh(&id, "cat /proc/sys/kernel/random/uuid").await["stdout"], drawn);
+        let now = server.sh(&id, "date +%s").await["stdout"].clone();
+        let late = jiff::Timestamp::now().as_second() - text(&now).trim().parse::<i64>().unwrap();
+        assert!((0..=1).contains(&late), "{late} s late");
+        // What it remembers of commands came with it.
+        let path = format!("/bunkers/{id}/execs/{}", text(&exec));
+        let kept = server.call(Method::GET, &path, None).await.data().clone();
+        assert_eq!(kept["outcome"]["exit_code"], 0, "{kept}");
+    }
+}

@@ -6,6 +6,8 @@ use scaibunker_api::bunker::BunkerStatus;
 use sqlx::{Connection as _, Executor as _};
 use tokio::time::timeout;
 
+use jiff::Timestamp;
+
 use super::{Database, Home, migration::connect, postgres};
 use crate::{
     domain::bunker::Event,
@@ -80,8 +82,8 @@ async fn a_lock_that_somebody_keeps_is_not_waited_for_for_ever() {
     let lock = sqlx::query("UPDATE bunkers SET spec = spec WHERE id = $1");
     transaction.execute(lock.bind(locked.id.to_string())).await.unwrap();
 
-    let paused = locked.apply(Event::Paused { reason: None }).unwrap();
-    let others = free.apply(Event::Paused { reason: None }).unwrap();
+    let paused = locked.apply(Event::Paused { reason: None, at: Timestamp::UNIX_EPOCH }).unwrap();
+    let others = free.apply(Event::Paused { reason: None, at: Timestamp::UNIX_EPOCH }).unwrap();
     let began = Instant::now();
     let (waited, other) =
         tokio::join!(home.store.update_life(&paused), home.store.update_life(&others));

@@ -70,7 +70,13 @@ async fn ready(world: &World, known: &[PackId], chunks: &[u8]) -> (SnapshotId, P
         length: 10,
     });
     let packs = [StoredPack { id: pack, size_bytes: 100, entries: entries.collect() }];
-    let manifest = Manifest { layout: Layout::default(), packs: vec![pack], chunks: Vec::new() };
+    let empty = Manifest {
+        layout: Layout::default(),
+        packs: Vec::new(),
+        chunks: Vec::new(),
+        execs: Vec::new(),
+    };
+    let manifest = Manifest { packs: vec![pack], ..empty };
     let (_, manifest_digest) = manifest.encode(&keys(), "x").unwrap();
     let finished = FinishedSnapshot {
         id,

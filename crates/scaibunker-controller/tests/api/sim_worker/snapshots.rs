@@ -1,6 +1,9 @@
 //! Snapshots of the simulated worker: every disk is the same, and nothing of it is stored anywhere.
 
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use axum::{
     Json, Router,
@@ -30,11 +33,14 @@ pub struct SimSnapshots {
     pub disk: Mutex<Vec<u8>>,
     /// Why none can be taken, if it can't.
     pub fault: Mutex<Option<String>>,
+    /// How often one was not taken.
+    pub refused: AtomicUsize,
     /// They are stored when this is told.
     pub is_slow: Mutex<bool>,
     pub go_on: Notify,
     /// How many chunks were to be stored, of each.
     pub asked: Mutex<Vec<usize>>,
+    pub taken: Mutex<Vec<TakeSnapshot>>,
     pub restored: Mutex<Vec<StartFromSnapshot>>,
     keys: Mutex<Option<SnapshotKeys>>,
 }
@@ -64,8 +70,10 @@ async fn start(
 async fn take(State(worker): State<SimWorker>, Json(ask): Json<TakeSnapshot>) -> Response {
     let fault = worker.snapshots.fault.lock().unwrap().clone();
     if let Some(fault) = fault {
+        worker.snapshots.refused.fetch_add(1, Ordering::Relaxed);
         return refusal(ErrorCode::ProvisioningFailed, fault).into_response();
     }
+    worker.snapshots.taken.lock().unwrap().push(ask.clone());
     let disk = worker.snapshots.disk.lock().unwrap().clone();
     let chunks = (0..).zip(&disk);
     let chunks = chunks
@@ -99,7 +107,8 @@ async fn store(
         StoredPack { id: pack.id, size_bytes: bytes.len() as u64, entries }
     });
     let packs = packs.collect();
-    let manifest = Manifest { layout: layout(), packs: Vec::new(), chunks: Vec::new() };
+    let manifest =
+        Manifest { layout: layout(), packs: Vec::new(), chunks: Vec::new(), execs: Vec::new() };
     let (bytes, manifest_digest) = manifest.encode(&keys, &id.to_string()).unwrap();
     Json(StoredSnapshot { packs, manifest_digest, manifest_bytes: bytes.len() as u64 })
 }
