@@ -102,6 +102,8 @@ impl Bunkers {
             let fetched = fetched(&link, image_id, &ask).await;
             fetched.map_err(|reason| Failure::new(ErrorCode::ImageNotFound, reason))?;
         }
+        // What it was written out from may still be there, and would be taken for what is started now.
+        link.remove(id, &request_id).await?;
         let start = start_spec(&returning.spec, &image.image);
         let start = StartFromSnapshot { start, snapshot: from, goes_on: true };
         let started = link.start_from_snapshot(id, &start, &request_id).await;
