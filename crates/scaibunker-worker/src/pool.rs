@@ -75,11 +75,9 @@ pub struct Restore {
     pub snapshots: Snapshots,
 }
 
-/// The shapes of which ready VMs are kept, the hottest first. What a disk is restored from differs each
-/// time.
+/// The shapes of which ready VMs are kept, the hottest first.
 fn warm_shapes(recent: &[Shape]) -> impl Iterator<Item = &Shape> {
-    let fresh = recent.iter().rev().filter(|shape| shape.disk == DiskStart::Fresh);
-    fresh.take(MAX_WARM_SHAPES)
+    recent.iter().rev().take(MAX_WARM_SHAPES)
 }
 
 /// What becomes of a VM that was just made.
@@ -134,12 +132,14 @@ impl Pool {
 
     /// A VM of that shape whose disk is a snapshot's, for a caller who waits.
     pub async fn make_restored(&self, shape: &Shape, restore: &Restore) -> Result<Vm, VmError> {
-        self.ask_for(shape);
+        let ready = self.take_ready(shape);
         let making = async {
-            let template = self.template(shape).await?;
-            let mut vm = self.host.spawn(&template, CpuPriority::Normal).await?;
-            let made = vm.restore_with_disk(&template, restore).await;
-            vm.unless_failed(made).await
+            let mut vm = match ready {
+                Some(vm) => vm,
+                None => self.make(shape, CpuPriority::Normal, Then::Rest).await?,
+            };
+            let mounted = vm.mount_restored(restore).await;
+            vm.unless_failed(mounted).await
         };
         self.in_foreground(making).await
     }
@@ -147,7 +147,7 @@ impl Pool {
     /// A VM that continues from a bunker's moment, for a caller who waits. It stands still.
     pub async fn make_from_moment(&self, moment: &Arc<Template>) -> Result<Vm, VmError> {
         let making = async {
-            let mut vm = self.host.spawn(moment, CpuPriority::Normal).await?;
+            let mut vm = self.host.spawn_copy(moment).await?;
             let restored = vm.restore_moment(moment).await;
             vm.unless_failed(restored).await
         };
@@ -300,6 +300,9 @@ impl Pool {
         let template = self.template(shape).await?;
         let mut vm = self.host.spawn(&template, priority).await?;
         let made = async {
+            if shape.disk == DiskStart::Restored {
+                return vm.wait_for_disk(&template).await;
+            }
             vm.restore(&template).await?;
             match then {
                 Then::Rest => vm.rest(&template).await,

@@ -185,6 +185,16 @@ impl Host {
         Ok(self.vm(machine, seat))
     }
 
+    /// Starts a VMM for a copy of a bunker, whose disk it reads until it writes on its own.
+    pub async fn spawn_copy(&self, moment: &Arc<Template>) -> Result<Vm, VmError> {
+        let shape = &moment.shape;
+        let mut seat = self.seat(shape, CpuPriority::Normal)?;
+        let scratch =
+            self.disks.above(&moment.scratch, &seat.home.scratch_path(), shape.disk_mb)?;
+        let machine = self.engine.spawn_clone(moment, &mut seat, scratch).await?;
+        Ok(self.vm(machine, seat))
+    }
+
     /// Boots a VM that has GPUs. It is no clone: what a real device holds is in no template.
     pub async fn boot_with_gpus(
         &self,
@@ -198,7 +208,11 @@ impl Host {
         let scratch = self.disks.create(&seat.home.scratch_path(), shape.disk_mb).await?;
         let machine = self.engine.boot(shape, image, &mut seat, scratch).await?;
         let mut vm = self.vm(machine, seat);
-        let prepared = vm.prepare().await;
+        let prepared = async {
+            vm.connect(BOOT_LIMIT).await?;
+            vm.prepare().await
+        };
+        let prepared = prepared.await;
         vm.unless_failed(prepared).await
     }
 
@@ -291,13 +305,18 @@ impl Vm {
         Ok(())
     }
 
-    /// Continues from the state of a template that has not mounted its disk, with a snapshot on the
-    /// disk, and becomes unique.
-    pub async fn restore_with_disk(
-        &mut self,
-        template: &Template,
-        restore: &Restore,
-    ) -> Result<(), VmError> {
+    /// Continues from the state of a template that has not mounted its disk, and stands still until there is
+    /// something on it.
+    pub async fn wait_for_disk(&mut self, template: &Template) -> Result<(), VmError> {
+        self.machine.restore(template).await?;
+        self.machine.resume().await?;
+        self.connect(CONFIRM_LIMIT).await?;
+        self.machine.pause().await?;
+        Ok(())
+    }
+
+    /// Puts a snapshot on the disk of such a VM, mounts it, and becomes unique.
+    pub async fn mount_restored(&mut self, restore: &Restore) -> Result<(), VmError> {
         let path = self.seat.home.scratch_path();
         let disk = OpenOptions::new().write(true).open(&path);
         let disk = disk.map_err(io_failed("open a VM's disk"))?;
@@ -308,7 +327,6 @@ impl Vm {
         let parts = Arc::new(Parts::of_disk(disk, restore.manifest.layout.disk_bytes));
         let storage = restore.snapshots.storage();
         snapshots::fill(storage, &restore.from, &restore.manifest, &parts).await?;
-        self.machine.restore(template).await?;
         self.machine.resume().await?;
         self.prepare().await
     }
@@ -319,9 +337,8 @@ impl Vm {
         Ok(Identity { network, ..fresh_identity("bunker".to_owned())? })
     }
 
-    /// Waits until a VM has booted that is no clone, and mounts its disks.
+    /// Mounts the disks of a VM whose template did not, or that has none.
     async fn prepare(&mut self) -> Result<(), VmError> {
-        self.connect(BOOT_LIMIT).await?;
         let identity = self.first_identity()?;
         let prepare = Prepare { identity, warm_up: Vec::new() };
         self.channel()?.post("/prepare", &prepare, "", BOOT_LIMIT).await?;

@@ -47,6 +47,11 @@ impl Fleet {
         Ok(created)
     }
 
+    /// Takes over a bunker that was made in another way.
+    pub fn remember(&self, id: BunkerId) {
+        self.ids().insert(id);
+    }
+
     /// Creates `count` bunkers, one after the other, all of which have to run.
     pub async fn create_running(
         &self,

@@ -28,6 +28,11 @@ impl PassedFile {
         FIRST_FD + self as i32
     }
 
+    /// That of the disk below a layered one, which comes after the taps.
+    pub fn below(shape: &Shape) -> i32 {
+        Self::Tap.number() + shape.nics.count().cast_signed()
+    }
+
     fn path(self) -> String {
         format!("/proc/self/fd/{}", self.number())
     }
@@ -51,6 +56,7 @@ pub fn arguments(
     shape: &Shape,
     accelerator: Accelerator,
     role: Role,
+    is_layered: bool,
     gpus: &[Gpu],
 ) -> Result<Vec<CString>, NulError> {
     let (share, memory_mb, vcpus) = (role == Role::Template, shape.memory_mb, shape.vcpus);
@@ -88,20 +94,31 @@ pub fn arguments(
     add(&["-kernel", &PassedFile::Vmlinux.path(), "-initrd", &PassedFile::Initramfs.path()]);
     add(&["-append", &kernel_command_line(accelerator)]);
     let disk_bytes = format!(",size={}", u64::from(shape.disk_mb) << 20);
-    for (file, node, read_only, size) in [
-        (PassedFile::Base, BASE_DISK_SERIAL, true, ""),
-        (PassedFile::Scratch, SCRATCH_DISK_SERIAL, false, disk_bytes.as_str()),
+    let below = PassedFile::below(shape);
+    let (scratch, scratch_size) = match is_layered {
+        true => ("qcow2,backing=below", ""),
+        false => ("raw", disk_bytes.as_str()),
+    };
+    for (fd, node, driver, read_only, size) in [
+        (PassedFile::Base.number(), BASE_DISK_SERIAL, "raw", true, ""),
+        (below, "below", "raw", true, disk_bytes.as_str()),
+        (PassedFile::Scratch.number(), SCRATCH_DISK_SERIAL, scratch, false, scratch_size),
     ] {
+        if fd == below && !is_layered {
+            continue;
+        }
         // Not by /proc/self/fd: opening that asks for permission anew, which the jail's uid lacks.
-        let fd = file.number();
         add(&["-add-fd", &format!("fd={fd},set={fd}")]);
         add(&[
             "-blockdev",
             &format!(
-                "driver=raw,node-name={node}{size},read-only={},file.driver=file,file.filename=/dev/fdset/{fd},file.locking=off",
+                "driver={driver},node-name={node}{size},read-only={},file.driver=file,file.filename=/dev/fdset/{fd},file.locking=off",
                 on_off(read_only)
             ),
         ]);
+        if fd == below {
+            continue;
+        }
         // A full host disk is the guest's I/O error; by default QEMU would stop the guest for ever.
         let errors = "rerror=report,werror=report";
         add(&["-device", &format!("virtio-blk-device,drive={node},serial={node},{errors}")]);
@@ -160,7 +177,7 @@ mod tests {
             disk: DiskStart::Fresh,
         };
         let line = |role| {
-            let args = arguments("vm", &shape, Accelerator::Kvm, role, &[]).unwrap();
+            let args = arguments("vm", &shape, Accelerator::Kvm, role, false, &[]).unwrap();
             args.iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
         let mut clone = line(Role::Clone);
@@ -184,7 +201,8 @@ mod tests {
             sysfs: "/sys/devices/pci0000:40/0000:41:00.0".into(),
             group: 7,
         };
-        let args = arguments("vm", &shape, Accelerator::Kvm, Role::Template, slice::from_ref(&gpu));
+        let args =
+            arguments("vm", &shape, Accelerator::Kvm, Role::Template, false, slice::from_ref(&gpu));
         let args: Vec<_> =
             args.unwrap().into_iter().map(|arg| arg.into_string().unwrap()).collect();
         assert!(args.iter().any(|arg| arg.contains("pcie=on")), "{args:?}");

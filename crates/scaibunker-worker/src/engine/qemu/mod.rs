@@ -118,6 +118,8 @@ impl Qemu {
         if let Some(network) = &mut seat.network {
             files.extend(network.take_taps());
         }
+        let is_layered = scratch.below.is_some();
+        files.extend(scratch.below.map(OwnedFd::from));
         let name = format!("scaibunker-{}", seat.home.name());
         let nul = |e: std::ffi::NulError| io_failed("build the command line")(e.into());
         let mut devices = match self.accelerator {
@@ -146,7 +148,7 @@ impl Qemu {
         let locked_mb = if gpus.is_empty() { 0 } else { shape.memory_mb + LOCKED_OVERHEAD_MB };
         let spec = JailSpec {
             program: CString::new(self.program.as_os_str().as_bytes()).map_err(nul)?,
-            args: arguments(&name, shape, self.accelerator, role, gpus).map_err(nul)?,
+            args: arguments(&name, shape, self.accelerator, role, is_layered, gpus).map_err(nul)?,
             privilege,
             root: self.jail_root.clone(),
             visible: [

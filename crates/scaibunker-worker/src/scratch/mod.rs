@@ -6,10 +6,12 @@
 //! `disk_mb` on the host is the VMM's file size limit (`jail`), which a hostile guest kernel
 //! cannot move.
 
+mod qcow2;
+
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -38,6 +40,8 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ScratchE
 #[derive(Debug)]
 pub struct ScratchDisk {
     pub file: File,
+    /// What is read where nothing is written yet; others may read it too.
+    pub below: Option<File>,
     /// The most it may hold on the host, in bytes.
     pub max_bytes: u64,
 }
@@ -79,7 +83,27 @@ impl ScratchDisks {
         let file = tokio::task::spawn_blocking(copy)
             .await
             .map_err(|e| ScratchError::Mkfs(format!("the copy was interrupted: {e}")))??;
-        Ok(ScratchDisk { file, max_bytes: u64::from(disk_mb) << 20 })
+        Ok(ScratchDisk { file, below: None, max_bytes: u64::from(disk_mb) << 20 })
+    }
+
+    /// Makes a disk at `path` on which everything is that is on another one of the same size, without
+    /// copying it.
+    pub fn above(
+        &self,
+        below: &File,
+        path: &Path,
+        disk_mb: u32,
+    ) -> Result<ScratchDisk, ScratchError> {
+        let disk_bytes = u64::from(disk_mb) << 20;
+        let mut options = OpenOptions::new();
+        let made = options.read(true).write(true).create_new(true).mode(0o600).open(path);
+        let file = made.map_err(failed("make", path))?;
+        qcow2::format(&file, disk_bytes).map_err(failed("format", path))?;
+        // Whoever has the upper disk can write to no other's.
+        let read_only = File::open(format!("/proc/self/fd/{}", below.as_raw_fd()));
+        let below = read_only.map_err(failed("read below", path))?;
+        let max_bytes = disk_bytes + qcow2::overhead(disk_bytes);
+        Ok(ScratchDisk { file, below: Some(below), max_bytes })
     }
 
     /// Two callers may format the same size at once; the second rename replaces an equal file.
