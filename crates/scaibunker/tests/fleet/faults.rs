@@ -32,10 +32,10 @@ const LAST_SECONDS: u64 = 30;
 const SETTLE_LIMIT: Duration = Duration::from_secs(240);
 
 /// A small generator: the same seed makes the same choices.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

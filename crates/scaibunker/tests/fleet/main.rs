@@ -11,6 +11,7 @@ mod bench;
 mod cluster;
 mod daemon;
 mod faults;
+mod loss;
 mod manual;
 mod network;
 #[path = "../../../scaibunker-storage/tests/common/mod.rs"]
