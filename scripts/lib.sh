@@ -106,8 +106,8 @@ BUILD_PACKAGES=(gcc libc6-dev)
 RUN_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs iproute2 nftables uidmap)
 
 # Servers and clients that tests start for themselves.
-TEST_PACKAGES=(apache2-utils curl docker-registry git mount postgresql redis-server skopeo sqlite3
-    umoci)
+TEST_PACKAGES=(apache2-utils curl docker-registry git mount openssl postgresql python3 redis-server
+    skopeo sqlite3 umoci)
 
 # Builds the program and puts the guest agent beside it.
 build_release() {

@@ -11,7 +11,7 @@ use std::{
 
 use http::{Response, StatusCode, header};
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, openat, readlinkat, statat},
+    fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fstat, openat, readlinkat, statat},
     io::Errno,
 };
 use scaibunker_guest_protocol::files::FileCall;
@@ -65,20 +65,23 @@ pub async fn download(
         .map_err(|e| AgentError::io("answer")(io::Error::other(e)))
 }
 
-/// Writes all that is in a directory.
+/// Writes all that is in a directory, and in the same file system: of what is mounted below it there is the
+/// empty directory, as a backup of the root has it.
 pub fn pack<W: Write>(tree: &Tree, call: &FileCall, to: &mut Builder<W>) -> Result<(), AgentError> {
     let directory = tree.open_directory(&call.path)?;
     let failed = |(path, error): (Vec<u8>, io::Error)| {
         let what = format!("pack {} of {}", printable_bytes(&path), printable(&call.path));
         AgentError::file(what)(error)
     };
-    add_directory(&directory, &[], 0, to).map_err(failed)?;
+    let device = fstat(&directory).map_err(|error| failed((Vec::new(), error.into())))?.st_dev;
+    add_directory(&directory, device, &[], 0, to).map_err(failed)?;
     to.finish().and_then(|()| to.get_mut().flush()).map_err(|error| failed((Vec::new(), error)))
 }
 
 /// Adds all entries of a directory. Says at which one it failed.
 fn add_directory<W: Write>(
     dir: &OwnedFd,
+    device: u64,
     path: &[u8],
     depth: usize,
     to: &mut Builder<W>,
@@ -96,9 +99,9 @@ fn add_directory<W: Write>(
             continue;
         }
         let child = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
-        match add_entry(dir, name, &child, to) {
+        match add_entry(dir, device, name, &child, to) {
             Ok(None) => {}
-            Ok(Some(directory)) => add_directory(&directory, &child, depth + 1, to)?,
+            Ok(Some(directory)) => add_directory(&directory, device, &child, depth + 1, to)?,
             // Gone since the directory was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err((child, error)),
@@ -107,9 +110,10 @@ fn add_directory<W: Write>(
     Ok(())
 }
 
-/// Adds one entry; a directory is returned, open, for what is in it.
+/// Adds one entry; a directory of the same device is returned, open, for what is in it.
 fn add_entry<W: Write>(
     dir: &OwnedFd,
+    device: u64,
     name: &[u8],
     path: &[u8],
     to: &mut Builder<W>,
@@ -121,12 +125,12 @@ fn add_entry<W: Write>(
         FileType::Directory => {
             let directory = openat(dir, name, flags | OFlags::DIRECTORY, Mode::empty())?;
             to.append_data(&mut header(&stat, EntryType::Directory), archive_path, io::empty())?;
-            Ok(Some(directory))
+            Ok((fstat(&directory)?.st_dev == device).then_some(directory))
         }
         FileType::RegularFile => {
             let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
             let file = File::from(openat(dir, name, flags, Mode::empty())?);
-            let stat = rustix::fs::fstat(&file)?;
+            let stat = fstat(&file)?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 return Ok(None);
             }

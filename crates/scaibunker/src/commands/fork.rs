@@ -16,7 +16,7 @@ pub struct ForkArgs {
     #[arg(value_name = "ID")]
     bunker: String,
     /// How many copies
-    #[arg(long, short, value_name = "N", default_value_t = 1)]
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 1)]
     count: u32,
 }
 

@@ -34,7 +34,9 @@ enum Images {
     ///
     /// SOURCE is an image in a registry (registry.example/app:1.2, or …@sha256:…), an archive on
     /// this machine (a path with a `/`, such as ./app.tar: what `docker save` writes, an OCI layout,
-    /// or a plain tree), or `worker:PATH`, an archive in the workers' import directory.
+    /// or a plain tree), `worker:PATH`, an archive in the workers' import directory, or `snapshot:ID`,
+    /// the files of a snapshot: its bunker's environment and user are not the image's, whose commands
+    /// run as root.
     Add(Box<AddArgs>),
     /// Show an image
     Show {
