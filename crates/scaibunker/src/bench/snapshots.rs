@@ -167,13 +167,18 @@ impl Bench<'_> {
                 Ok(()) => self.take(id, SnapshotKind::Memory).await,
                 Err(code) => Err(code),
             });
+            // Else the next round is about a bunker that is short of memory.
+            let _ = self.sh(id, "rm -f /dev/shm/scaibunker-bench").await;
         }
         [first, again, start, pause, resume, fork, memory].map(Figure::finished).into()
     }
 
     async fn fill(&self, id: BunkerId, file: &str, mb: u32) -> Result<(), String> {
-        let line = format!("dd if=/dev/urandom of={file} bs=1M count={mb} 2>/dev/null");
-        let words = ["sh", "-c", &line].map(str::to_owned).to_vec();
+        self.sh(id, &format!("dd if=/dev/urandom of={file} bs=1M count={mb} 2>/dev/null")).await
+    }
+
+    async fn sh(&self, id: BunkerId, line: &str) -> Result<(), String> {
+        let words = ["sh", "-c", line].map(str::to_owned).to_vec();
         let user = Some("root".to_owned());
         let request = ExecRequest { user, timeout_s: 600, ..exec::request(words) };
         let answer = self.client.exec(id, &request).await.map_err(code)?;

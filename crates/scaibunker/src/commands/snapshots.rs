@@ -3,14 +3,17 @@
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use scaibunker_api::snapshot::{CreateSnapshot, Snapshot, SnapshotCheck, SnapshotStatus};
+use scaibunker_api::snapshot::{
+    CreateSnapshot, Snapshot, SnapshotCheck, SnapshotKind, SnapshotStatus,
+};
 
 use crate::{
     bunker_ref, cli::GlobalArgs, exit::Failure, object_ref::resolve_all, output::Output, records,
     tables,
 };
 
-/// Keep what a bunker's disk holds at this moment and print the snapshot's id; the bunker goes on
+/// Keep what a bunker's disk holds at this moment, or all of the bunker, and print the snapshot's id; the
+/// bunker goes on
 #[derive(Debug, Args)]
 pub struct SnapshotArgs {
     /// Id, the beginning of one, or name of a bunker
@@ -19,6 +22,9 @@ pub struct SnapshotArgs {
     /// What the snapshot is called
     #[arg(long)]
     name: Option<String>,
+    /// Keep its memory and everything that runs too
+    #[arg(long)]
+    memory: bool,
     /// When it is deleted, such as 2027-01-31T00:00:00Z [default: never]
     #[arg(long, value_name = "TIME")]
     expires_at: Option<Timestamp>,
@@ -57,8 +63,8 @@ pub async fn take(global: &GlobalArgs, args: SnapshotArgs) -> Result<(), Failure
     let id = bunker_ref::resolve(&client, &args.bunker).await?;
     let request = CreateSnapshot {
         name: args.name,
+        kind: if args.memory { SnapshotKind::Memory } else { SnapshotKind::Disk },
         expires_at: args.expires_at,
-        ..CreateSnapshot::default()
     };
     let progress = output.progress("storing the snapshot");
     let made = client.create_snapshot(id, &request, !args.no_wait).await?;

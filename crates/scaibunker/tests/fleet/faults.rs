@@ -22,7 +22,7 @@ use crate::{
 
 const WORKERS: usize = 3;
 const CALLERS: u64 = 3;
-const SECONDS: u64 = 180;
+const SECONDS: u64 = 90;
 /// What a caller that was refused waits for.
 const PATIENCE: Duration = Duration::from_millis(200);
 const SEED: u64 = 3333;
