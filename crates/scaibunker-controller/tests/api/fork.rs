@@ -70,7 +70,8 @@ async fn what_cannot_fork_leaves_nothing_behind() {
         assert_eq!(child["status"], "failed");
         assert_eq!(child["status_reason"], "no memory left");
     }
-    assert_eq!((worker.held().len(), allocated_mb(api).await), (1, 256));
+    assert_eq!(worker.held().len(), 1);
+    assert_eq!(allocated_mb(api).await, 256);
     api.delete(&format!("/bunkers/{id}")).await.data();
     let refused = api.post(&path, &json!({ "count": 1 })).await;
     assert_eq!(refused.error(), (409, "BUNKER_NOT_RUNNING"));
