@@ -236,10 +236,14 @@ impl Pool {
             self.ask_for(shape);
             if self.pool_size == 0 {
                 self.template(shape).await?;
-            } else {
-                let vm = self.make(shape, CpuPriority::Normal, Then::Rest).await?;
-                self.shelf().ready.entry(shape.clone()).or_default().push_back(vm);
+                continue;
             }
+            let mut made = self.make(shape, CpuPriority::Normal, Then::Rest).await;
+            if let Err(error @ VmError::Guest(_)) = &made {
+                tracing::warn!(error = %crate::chain(error), "a first VM does not answer; trying again");
+                made = self.make(shape, CpuPriority::Normal, Then::Rest).await;
+            }
+            self.shelf().ready.entry(shape.clone()).or_default().push_back(made?);
         }
         Ok(())
     }
@@ -310,7 +314,20 @@ impl Pool {
             }
         };
         let made = made.await;
+        if matches!(made, Err(VmError::Guest(_))) {
+            // All clones of a template that was saved at a bad moment would be like this one.
+            self.give_up(shape, &template);
+        }
         vm.unless_failed(made).await
+    }
+
+    /// Has the next who asks boot another template.
+    fn give_up(&self, shape: &Shape, template: &Arc<Template>) {
+        let mut templates = self.templates();
+        let is_it = templates.get(shape).and_then(|cell| cell.get());
+        if is_it.is_some_and(|current| Arc::ptr_eq(current, template)) {
+            templates.remove(shape);
+        }
     }
 
     /// The shape's template, booted by the first who asks.

@@ -92,6 +92,7 @@ fn body_of(operation: &str, objects: &Objects) -> Value {
         "run_exec" => json!({ "command": "true" }),
         "write_exec_input" => json!({ "data": "x" }),
         "signal_exec" => json!({ "signal": "SIGKILL" }),
+        "fork_bunker" => json!({ "count": 1 }),
         "make_directory" => json!({ "path": "/made" }),
         "move_file" => json!({ "from": "/a", "to": "/b" }),
         "commit_upload" => {

@@ -77,7 +77,7 @@ async fn settings(server: &Server) -> String {
          include-path-regex = '/bunkers/\\{{id\\}}'\n\
          parameters = {{ \"path.id\" = \"{bunker}\" }}\n\
          [[operations]]\n\
-         include-operation-id = [\"create_bunker\"]\n\
+         include-operation-id = [\"create_bunker\", \"fork_bunker\"]\n\
          [operations.checks.not_a_server_error]\n\
          expected-statuses = [\"2xx\", \"4xx\", 503]\n"
     );

@@ -33,6 +33,10 @@ use crate::{assets::ImageConfig, engine, vm_home::VmHome};
 /// guest never read are lost.
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(500);
 const RETRY_INTERVAL: Duration = Duration::from_millis(2);
+/// After a greeting without an echo the port is left closed for this long, and twice as long each time: a
+/// guest that takes the greeting for the rest of an earlier session's frame has to see that one end.
+const FIRST_GAP: Duration = Duration::from_millis(50);
+const MAX_GAP: Duration = Duration::from_secs(1);
 /// What one unread stream may hold in this process.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Room for every stream that a worker opens: one that nobody reads must stop no other.
@@ -66,12 +70,17 @@ impl GuestChannel {
     /// Tries until the agent returns a greeting.
     pub async fn connect(home: &VmHome, limit: Duration) -> Result<Self, ChannelError> {
         let deadline = Instant::now() + limit;
+        let mut gap = FIRST_GAP;
         loop {
             let attempt = timeout(ATTEMPT_LIMIT, Self::attempt(home)).await;
             let error = match attempt {
                 Ok(Ok(channel)) => return Ok(channel),
                 Ok(Err(error)) => error,
-                Err(_) => ChannelError::Timeout { limit_ms: limit.as_millis() },
+                Err(_) => {
+                    sleep(gap).await;
+                    gap = (gap * 2).min(MAX_GAP);
+                    ChannelError::Timeout { limit_ms: limit.as_millis() }
+                }
             };
             if Instant::now() > deadline {
                 return Err(error);

@@ -101,7 +101,9 @@ pub fn copy_own_pages(pid: i32, base: &OwnedFd, copy: &OwnedFd) -> io::Result<()
     let file = format!("{:02x}:{:02x} {}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
     let mappings = find_mappings(&maps, &file);
     let mapped: u64 = mappings.iter().map(|map| map.addresses.end - map.addresses.start).sum();
-    if u64::try_from(stat.st_size) != Ok(mapped) {
+    let end = |map: &Mapping| map.offset.checked_add(map.addresses.end - map.addresses.start);
+    let is_within = |map| end(map).is_some_and(|end| end <= mapped);
+    if u64::try_from(stat.st_size) != Ok(mapped) || !mappings.iter().all(is_within) {
         return Err(io::Error::other("the VMM has not mapped the guest's memory once"));
     }
     let pages = File::open(format!("/proc/{pid}/pagemap"))?;

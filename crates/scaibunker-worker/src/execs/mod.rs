@@ -85,7 +85,8 @@ impl Execs {
     pub async fn restore(&self) {
         let Some(records) = self.records.get() else { return };
         for report in records.load() {
-            let message = "the worker restarted while the command ran; its processes were ended";
+            let message = "the worker restarted while the command ran; its processes were ended, unless the \
+                           bunker was paused";
             let lost = ErrorBody::new(ErrorCode::BunkerLost, message);
             let exec = Exec::restored(report.clone(), lost);
             if report.ended_at.is_none() {

@@ -213,6 +213,7 @@ fn record(body: &Value, status: &str, reason: Option<&str>) -> Value {
         "image_id": ImageId::generate(),
         "image": or("image", "busybox".into()),
         "snapshot_id": body["snapshot_id"],
+        "parent_id": null,
         "lifecycle_mode": "ephemeral",
         "name": body["name"],
         "label_set": or("label_set", json!({})),
@@ -226,6 +227,8 @@ fn record(body: &Value, status: &str, reason: Option<&str>) -> Value {
         "gpu_type": null,
         "max_lifetime_s": 3600,
         "idle_timeout_s": 300,
+        "on_idle": or("on_idle", "terminate".into()),
+        "pause_evict_after_s": body["pause_evict_after_s"],
         "session_type": "standalone",
         "session_ref": null,
         "env_vars": or("env_vars", json!({})),
@@ -236,6 +239,7 @@ fn record(body: &Value, status: &str, reason: Option<&str>) -> Value {
         "last_active_at": null,
         "expires_at": null,
         "terminated_at": null,
+        "evicted": false,
         "ip_address": null,
     })
 }

@@ -342,13 +342,17 @@ impl MicroVm for QemuVm {
         self.stop_cpus().await?;
         let stopped_at = Instant::now();
         let state = self.save_devices().await?;
+        // Nothing that arrives for the guest now may get into its memory, of which the devices know nothing.
+        self.process.freeze().map_err(io_failed("stop the VMM"))?;
         let pid = self.process.pid();
         let memory = on_own_thread(move || {
             memory::copy_own_pages(pid, &base, &copy)?;
             memory::seal(&copy)?;
             Ok(copy)
         });
-        let saved = SavedVm { memory: memory.await?, state };
+        let memory = memory.await;
+        self.process.thaw().map_err(io_failed("let the VMM go on"))?;
+        let saved = SavedVm { memory: memory?, state };
         Ok(Capture { saved, stopped_at: stopped_at.into_std() })
     }
 
@@ -357,6 +361,8 @@ impl MicroVm for QemuVm {
         let memory = self.memory.take().ok_or_else(cannot)?;
         self.stop_cpus().await?;
         let state = self.save_devices().await?;
+        // As in `capture`.
+        self.process.freeze().map_err(io_failed("stop the VMM"))?;
         // The VMM's writable mapping must be gone before the memory can be sealed.
         drop(self);
         memory::seal(&memory).map_err(io_failed("seal the template's memory"))?;
