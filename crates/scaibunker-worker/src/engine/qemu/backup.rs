@@ -17,6 +17,9 @@ const TARGET: &str = "backup-target";
 const FD_SET: u32 = 1_000;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// Pieces that are copied at the same time, and the most that is in one.
+const MAX_WORKERS: u32 = 8;
+const MAX_CHUNK_BYTES: u32 = 1 << 20;
 /// Attempts to get rid of a job: ten seconds of them.
 const DISMISSALS: usize = 5_000;
 
@@ -54,6 +57,8 @@ async fn start(qmp: &mut Qmp, target: &File) -> Result<(), EngineError> {
         // Bytes a second, until the guest goes on: copying keeps QEMU from telling it that it may.
         "speed": 1,
         "auto-dismiss": false,
+        // Else it holds up to 128 MiB at once, for which a VMM of full memory is killed.
+        "x-perf": { "max-workers": MAX_WORKERS, "max-chunk": MAX_CHUNK_BYTES },
     });
     qmp.execute("blockdev-backup", job).await.map(drop)
 }
