@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use scaibunker_api::{bunker, error::ErrorCode, ids::BunkerId, image::Image, worker::ForkBunker};
+use scaibunker_api::{bunker, ids::BunkerId, image::Image, worker::ForkBunker};
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
@@ -56,9 +56,7 @@ impl Bunkers {
             Err(repeated) => return Ok(repeated),
         };
         let link = self.link_of(&parent)?;
-        let image = self.store.image(parent.spec.image_id).await?.ok_or_else(|| {
-            Failure::new(ErrorCode::ImageNotFound, "the image below the bunker's disk is deleted")
-        })?;
+        let image = self.image_below(parent.spec.image_id).await?;
         let profiles = self.profiles_of(actor, &parent).await?;
         let here = BTreeSet::from([parent.worker_id]);
         let spec = Spec { parent_id: Some(id), ..parent.spec.clone() };

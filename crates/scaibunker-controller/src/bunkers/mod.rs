@@ -28,7 +28,7 @@ pub use self::{
 };
 use crate::{
     credentials::Credentials,
-    domain::{actor::Actor, bunker::Bunker, patch, snapshot::Machine},
+    domain::{actor::Actor, bunker::Bunker, image::ImageRecord, patch, snapshot::Machine},
     failure::Failure,
     fleet::Fleet,
     images::Images,
@@ -156,11 +156,12 @@ impl Bunkers {
 
     /// `sha256:…` of the root file system below a bunker's disk.
     pub async fn image_digest(&self, id: ImageId) -> Result<String, Failure> {
-        let record = self.store.image(id).await?;
-        record.and_then(|record| record.image.digest).ok_or_else(|| {
-            let message = format!("the image {id} below the bunker's disk is deleted");
-            Failure::new(ErrorCode::ImageNotFound, message)
-        })
+        self.image_below(id).await?.image.digest.ok_or_else(|| no_image_below(id))
+    }
+
+    /// The image below a bunker's disk.
+    async fn image_below(&self, id: ImageId) -> Result<ImageRecord, Failure> {
+        self.store.image(id).await?.ok_or_else(|| no_image_below(id))
     }
 
     /// What a bunker's worker runs it on.
@@ -177,4 +178,9 @@ impl Bunkers {
     pub fn is_starting(&self, id: BunkerId) -> bool {
         self.starting.contains(id)
     }
+}
+
+fn no_image_below(id: ImageId) -> Failure {
+    let message = format!("the image {id} below the bunker's disk is deleted");
+    Failure::new(ErrorCode::ImageNotFound, message)
 }

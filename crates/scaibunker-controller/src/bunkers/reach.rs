@@ -20,7 +20,10 @@ impl Bunkers {
     /// The link to the worker of a bunker that the caller sees and that runs. Looking at a bunker
     /// is no activity of it.
     pub async fn link(&self, actor: &Actor, id: BunkerId) -> Result<Link, Failure> {
-        let bunker = self.get(actor, id).await?;
+        self.link_of_running(&self.get(actor, id).await?)
+    }
+
+    fn link_of_running(&self, bunker: &Bunker) -> Result<Link, Failure> {
         if bunker.status() != BunkerStatus::Running {
             let status = bunker.status().as_str();
             let reason = bunker.life().status_reason.as_deref();
@@ -31,7 +34,7 @@ impl Bunkers {
             };
             return Err(Failure::new(ErrorCode::BunkerNotRunning, message));
         }
-        self.link_of(&bunker)
+        self.link_of(bunker)
     }
 
     /// The link to the worker of a bunker, whatever its status.
@@ -61,11 +64,11 @@ impl Bunkers {
     /// [`Self::link`] for work in the bunker, which counts as its activity. One that is paused when it is
     /// idle is resumed for it.
     pub async fn enter(self: &Arc<Self>, actor: &Actor, id: BunkerId) -> Result<Link, Failure> {
-        let bunker = self.get(actor, id).await?;
+        let mut bunker = self.get(actor, id).await?;
         if bunker.status() == BunkerStatus::Paused && bunker.spec.on_idle == OnIdle::Pause {
-            self.resume(actor, id).await?;
+            bunker = self.resume(actor, id).await?;
         }
-        let link = self.link(actor, id).await?;
+        let link = self.link_of_running(&bunker)?;
         self.store.touch_bunker(id, Timestamp::now()).await?;
         Ok(link)
     }

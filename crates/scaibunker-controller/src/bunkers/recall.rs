@@ -60,9 +60,7 @@ impl Bunkers {
         let lost = || Failure::new(ErrorCode::BunkerLost, "what the bunker was written to is gone");
         let record = self.store.snapshot(from).await?.ok_or_else(lost)?;
         let from = restorable(&record, &self.snapshot_keys)?;
-        let image = self.store.image(bunker.spec.image_id).await?.ok_or_else(|| {
-            Failure::new(ErrorCode::ImageNotFound, "the image below the bunker's disk is deleted")
-        })?;
+        let image = self.image_below(bunker.spec.image_id).await?;
         let among = self.suited(None, record.machine.as_ref())?;
         self.reserve_cpu(actor, &bunker).await?;
         let recalling = async {

@@ -86,7 +86,7 @@ impl Snapshots {
         let record = SnapshotRecord { is_evicted: true, ..record };
         let to = record.shown.id;
         self.store.insert_snapshot(&record, None).await?;
-        self.carry_out(record.clone(), link.clone(), request_id).await;
+        self.carry_out(record, link.clone(), request_id).await;
         let stored = self.store.snapshot(to).await?.ok_or_else(|| unknown(to))?;
         if stored.shown.status != SnapshotStatus::Ready {
             self.remove(&stored).await?;

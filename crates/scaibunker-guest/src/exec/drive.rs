@@ -42,8 +42,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// Of a reason that quotes the caller's own, possibly very long, words.
 const MAX_REASON_BYTES: usize = 1024;
 
-/// Runs `command` to its end; `None` if its host went while it was held: it goes on alone. Only the exec's last frame is left to send. `list` makes the command
-/// of the given process reachable for other requests.
+/// Runs `command` to its end; `None` if its host went while it was held: it goes on alone. Only the exec's
+/// last frame is left to send. `list` makes the command of the given process reachable for other requests.
 pub async fn drive(
     command: &mut Command,
     starter: Starter,
